@@ -1,0 +1,49 @@
+/* metrics.h: the counters of one process, in shared memory.
+ *
+ * Written by one process with plain 64-bit stores, read by control at any time: each word is whole, a set of words is not.
+ * Histograms have power-of-two buckets: bucket i counts values v with 2^(i-1) <= v < 2^i (bucket 0: v = 0); the last is open.
+ */
+#ifndef ND_METRICS_H
+#define ND_METRICS_H
+#include "nd.h"
+
+/* cffi:begin */
+#define ND_HIST_BUCKETS 32
+typedef struct nd_hist {
+    uint64_t count, sum;
+    uint64_t bucket[32];
+} nd_hist;
+
+typedef struct nd_metrics {
+    uint64_t generation;          /* of the process */
+    uint64_t pid;
+    uint64_t started_ms;          /* wall clock */
+    uint64_t heartbeat_us;        /* CLOCK_BOOTTIME of the last loop turn */
+    uint64_t ready;               /* 1 once it serves */
+    uint64_t commands, commands_write, commands_read, commands_python, commands_forwarded, commands_served_for_peers;
+    uint64_t errors, overload_refusals, deadline_refusals, protocol_errors;
+    uint64_t connections, connections_accepted, connections_closed, output_limit_closed;
+    uint64_t bytes_in, bytes_out;
+    uint64_t turns, batches, batch_bytes;
+    uint64_t wal_appends, wal_bytes, wal_backend, wal_segments, wal_segment_bytes;
+    uint64_t store_rows, store_resident_rows, store_dirty_rows, store_dirty_bytes, store_memory_bytes, store_checkpoints;
+    uint64_t store_cold_reads, store_evictions, store_expired;
+    uint64_t ring_tx_full;
+    uint64_t nospace;             /* 1 while writes are refused for lack of disk space */
+    nd_hist command_us;           /* from parsed to reply written, sampled once per turn and batch */
+    nd_hist wal_sync_us;
+    nd_hist batch_commands;
+    nd_hist loop_stall_us;        /* lateness of the 10 ms timer */
+    nd_hist checkpoint_ms;
+    nd_hist ring_depth_bytes;
+} nd_metrics;
+/* cffi:end */
+
+static inline void nd_hist_add(nd_hist *h, uint64_t v)
+{
+    unsigned i = v == 0 ? 0 : 64 - (unsigned)__builtin_clzll(v);
+    h->count++;
+    h->sum += v;
+    h->bucket[i < ND_HIST_BUCKETS ? i : ND_HIST_BUCKETS - 1]++;
+}
+#endif

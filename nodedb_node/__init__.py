@@ -1,0 +1,1 @@
+"""The node: what every process of it needs, and the control plane."""

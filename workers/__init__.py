@@ -1,0 +1,1 @@
+"""One pinned process per core: clients, log, store, commands."""
