@@ -1,0 +1,92 @@
+"""python -m tools.bench VERB: the benches, one verb each."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from tools.bench import ratios as ratio_run
+from tools.bench import report, resp
+from tools.bench.cells import Load
+from tools.bench.servers import NodeServer, RedisServer, Server
+
+console = Console(width=170)
+directory_option = click.option(
+    "--dir", "directory", type=click.Path(path_type=Path), default=Path(tempfile.gettempdir()), show_default=True,
+    help="Where both servers' data directories are made: one file system for both.",
+)
+json_option = click.option("--json", "json_path", type=click.Path(path_type=Path), help="Also write every figure here.")
+
+
+@click.group()
+def main() -> None:
+    """Benches against redis-server in the same run. Nothing else should use the machine meanwhile."""
+
+
+@contextlib.contextmanager
+def running(*servers: Server) -> Iterator[None]:
+    """Start the servers, and leave neither processes nor data behind."""
+    try:
+        for server in servers:
+            server.start()
+        yield
+    finally:
+        for server in servers:
+            server.erase()
+
+
+@main.command()
+@directory_option
+@json_option
+@click.option("--workers", default=1, show_default=True, help="Workers of the node.")
+@click.option("--rounds", default=7, show_default=True)
+@click.option("--seconds", default=4.0, show_default=True, help="Length of one cell.")
+@click.option("--connections", default=50, show_default=True)
+@click.option("--value-bytes", default=64, show_default=True)
+@click.option("--keys", default=1_000_000, show_default=True)
+@click.option("--threads", default=0, help="Threads of redis-benchmark (0: its plain single-threaded mode).")
+@click.option("--cluster", is_flag=True, help="Also the cells where the client speaks cluster to the worker ports.")
+@click.option("--self-test", is_flag=True, help="redis-server against itself: shows the noise of this machine.")
+@click.option("--option", "options", multiple=True, help="One more word on the node's command line; repeat.")
+@click.option("--plot", type=click.Path(path_type=Path), help="Write a picture of the ratios.")
+def ratios(
+    directory: Path, json_path: Path | None, workers: int, rounds: int, seconds: float, connections: int,
+    value_bytes: int, keys: int, threads: int, cluster: bool, self_test: bool, options: tuple[str, ...], plot: Path | None,
+) -> None:
+    """SET and GET at pipeline 1 and 32: node against redis-server, interleaved, medians."""
+    load = Load(connections, value_bytes, keys, seconds, threads)
+    cells = ratio_run.PLAIN_CELLS + (ratio_run.CLUSTER_CELLS if cluster else ())
+    with tempfile.TemporaryDirectory(prefix="bench-", dir=directory) as base:
+        redis = RedisServer("redis", Path(base) / "redis")
+        node = node_under_test(Path(base), workers, list(options), self_test)
+        with running(redis, node):
+            for server in (redis, node):
+                resp.fill(server.port, keys, value_bytes)
+            facts: dict[str, Any] = report.machine_facts() | {
+                "node": node.describe(), "redis": redis.describe(),
+                "client mode": "shared port, plain client" + (", and cluster client on worker ports" if cluster else ""),
+                "load": f"{connections} connections, {value_bytes} B values, {keys:,} keys, {rounds} rounds of {seconds} s",
+            }
+            found = ratio_run.measure(node, redis, cells, load, rounds, lambda one: report.progress(console, one))
+    rows = ratio_run.table(found, cells, node.name, redis.name, workers)
+    report.print_rows(console, rows, facts)
+    if json_path:
+        report.write_json(json_path, ratio_run.as_json(rows, found, facts))
+    if plot:
+        report.plot_ratios(plot, rows, found, facts["node"])
+
+
+def node_under_test(base: Path, workers: int, options: list[str], self_test: bool) -> Server:
+    if self_test:
+        return RedisServer("redis2", base / "redis2")
+    return NodeServer("node", base / "node", workers=workers, options=options)
+
+
+if __name__ == "__main__":
+    main()
