@@ -1,0 +1,1 @@
+"""Starts the processes of a node, watches them, and ends with them."""

@@ -1,0 +1,67 @@
+"""What a child process is told at its start: one frozen struct, in an inherited descriptor whose number is on its
+command line.
+
+Invariant: everything a child needs to know about the node it belongs to is here, decided once by the supervisor, so
+that no two processes of a node read configuration, ports or layout differently. A restarted child gets the same Boot
+with the next generation. Nothing secret is on the command line. Reading the descriptor is child.py's part.
+"""
+
+from typing import Literal
+
+import msgspec
+from msgspec import Struct
+
+from nodedb_node.config import Config
+
+
+class Ports(Struct, frozen=True):
+    """Resolved TCP ports, none is 0. The supervisor keeps each reserved, so a listener needs SO_REUSEPORT."""
+
+    clients_host: str
+    clients: int  # shared by all workers
+    workers: list[int]  # by worker
+    http_host: str
+    http: int
+
+
+class Boot(Struct, frozen=True, kw_only=True):
+    """Shared memory and descriptors are valid in the child for its whole life; it must not close them."""
+
+    role: Literal["control", "worker"]
+    process: int  # number in shared memory: 0 = control, 1..workers = worker process - 1
+    generation: int  # of this process: 1 at the node's start, + 1 with each restart
+    workers: int
+    supervisor_pid: int
+    started_us: int  # CLOCK_BOOTTIME when the node was started
+    node_id: str  # 40 hex digits
+    cluster_id: str  # 32 hex digits
+    node_generation: int  # number of starts of this data directory
+    groups: int
+    data_dir: str  # absolute, as all paths here
+    layout_dir: str
+    ports: Ports
+    pins: list[list[int]]  # by process: the cores it runs on; empty = not pinned
+    memory_nodes: list[int]  # by process: the NUMA node its memory is bound to; -1 = not bound
+    shm_fd: int
+    bell_fds: list[int]  # by process: eventfd doorbells
+    status_fd: int  # to the supervisor: child.py writes it
+    config: Config
+
+    @property
+    def worker(self) -> int:
+        """The worker's number, 0..workers - 1; control has none."""
+        assert self.role == "worker", "control has no worker number"
+        return self.process - 1
+
+    @property
+    def worker_dir(self) -> str:
+        """Holds wal/ and store/ of this worker; it exists."""
+        return f"{self.layout_dir}/worker-{self.worker}"
+
+
+def encode(boot: Boot) -> bytes:
+    return msgspec.msgpack.encode(boot)
+
+
+def decode(raw: bytes) -> Boot:
+    return msgspec.msgpack.decode(raw, type=Boot)

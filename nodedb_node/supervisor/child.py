@@ -1,0 +1,51 @@
+"""The child's side of the supervisor: enter() first thing in main, ready() once it serves.
+
+Invariant: a process that returned from enter() dies with its supervisor (the kernel kills it, so even a hung one
+goes; what it acknowledged is on disk), logs under its name and runs where the pin plan says. World file: it touches
+the system for the child and for nothing else.
+"""
+
+import os
+
+from nodedb_node import log
+from nodedb_node.ids import Process, process_name
+from nodedb_node.native import pin
+from nodedb_node.supervisor.boot import Boot, decode
+
+BOOT_BYTES_MAX = 1 << 20
+
+
+def enter(argv: list[str]) -> Boot:
+    """Read the Boot of `python -m MODULE --boot-fd N`, tie this process to the supervisor, set up its log, pin it."""
+    if len(argv) != 3 or argv[1] != "--boot-fd" or not argv[2].isdecimal():
+        raise SystemExit("this module is started by nodedb-node, not by hand")
+    fd = int(argv[2])
+    boot = decode(os.pread(fd, BOOT_BYTES_MAX, 0))
+    os.close(fd)
+    pin.die_with_parent(boot.supervisor_pid)
+    name = process_name(Process(boot.process))
+    pin.set_name(f"nodedb-{name}")
+    log.setup(name, boot.config.log.level)
+    for fd in (boot.shm_fd, boot.status_fd, *boot.bell_fds):
+        os.set_inheritable(fd, False)
+    _pin(boot)
+    return boot
+
+
+def _pin(boot: Boot) -> None:
+    """Best effort: an unpinned worker is slower, not wrong, and the cores allowed may have changed since the plan."""
+    cores, node = boot.pins[boot.process], boot.memory_nodes[boot.process]
+    if cores:
+        try:
+            os.sched_setaffinity(0, cores)
+        except OSError as error:
+            log.warning("not pinned", cores=cores, error=error)
+    if node >= 0:
+        error_number = pin.prefer_memory(node)
+        if error_number:
+            log.warning("memory not bound", node=node, error=os.strerror(error_number))
+
+
+def ready(boot: Boot) -> None:
+    """Tell the supervisor that this process serves; a short line is written whole."""
+    os.write(boot.status_fd, f"ready {boot.process} {boot.generation}\n".encode())
