@@ -81,7 +81,7 @@ class CpuSection(Struct, frozen=True):
     """Which cores the node uses, and how."""
 
     workers: Annotated[
-        Annotated[int, Meta(ge=1, le=1023)] | Auto, about("processes", "auto = allowed cores - 1, at least 1")
+        Annotated[int, Meta(ge=1, le=256)] | Auto, about("processes", "auto = allowed cores - 1, at least 1")
     ] = "auto"
     pin: Annotated[bool | Auto, about("choice", "auto = pin when a core is left for control")] = "auto"
     control_core: Annotated[Core | Auto, about("core", "auto = the first allowed one that no worker needs")] = "auto"

@@ -1,0 +1,94 @@
+"""Ports of the node, held by the supervisor for its whole life. World file.
+
+Invariant: a port is taken by an exclusive bind first, so another program that listens there (with SO_REUSEPORT too)
+is noticed; the same socket then lets the node's own processes bind beside it, and never listens itself. So a port
+cannot be lost while the worker that serves it is restarted, and port 0 means one free port for all.
+"""
+
+import errno
+import os
+import socket
+from collections.abc import Callable
+
+from nodedb_node.config import Config
+from nodedb_node.errors import Exit, StartError
+from nodedb_node.supervisor.boot import Ports
+
+BACKLOG = 1024
+
+
+class Reservation:
+    """The node's ports; close() gives them back."""
+
+    def __init__(self, config: Config, workers: int) -> None:
+        self._sockets: list[socket.socket] = []
+        take = self._take
+        try:
+            clients = take(config.clients_bind, config.clients.port, "clients", "--port or [clients] port")
+            first = config.clients.worker_port
+            of_workers = [
+                take(
+                    config.clients_bind,
+                    first + i if first else 0,
+                    f"worker {i}",
+                    "--worker-port or [clients] worker_port",
+                )
+                for i in range(workers)
+            ]
+            http = take(config.http_bind, config.http.port, "http", "--http-port or [http] port")
+        except StartError:
+            self.close()
+            raise
+        self.ports = Ports(config.clients_bind, clients, of_workers, config.http_bind, http)
+
+    def _take(self, host: str, port: int, what: str, knob: str) -> int:
+        if port > 65535:
+            raise StartError(Exit.CONFIG, f"port {port} ({what}) does not exist; choose a lower one with {knob}")
+        held = _bind(host, port, lambda error: _refusal(error, host, port, what, knob))
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        self._sockets.append(held)
+        return int(held.getsockname()[1])
+
+    def close(self) -> None:
+        for held in self._sockets:
+            held.close()
+        self._sockets.clear()
+
+
+def _bind(host: str, port: int, refusal: Callable[[OSError], StartError]) -> socket.socket:
+    """An exclusively bound socket. SO_REUSEADDR: connections of an earlier run in TIME_WAIT are no reason to refuse."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    held = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        held.bind((host, port))
+    except OSError as error:
+        held.close()
+        raise refusal(error) from error
+    return held
+
+
+def _refusal(error: OSError, host: str, port: int, what: str, knob: str) -> StartError:
+    if error.errno == errno.EADDRINUSE:
+        return StartError(
+            Exit.UNAVAILABLE,
+            f"port {port} ({what}) on {host} is in use; stop what listens there or choose another with {knob}",
+        )
+    if error.errno == errno.EACCES:
+        return StartError(Exit.UNAVAILABLE, f"port {port} ({what}) needs privileges; choose one above 1023 with {knob}")
+    reason = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
+    return StartError(
+        Exit.CONFIG, f"cannot listen on {host} ({what}): {reason}; give an address of this host with --bind"
+    )
+
+
+def listener(host: str, port: int) -> socket.socket:
+    """A listening socket on one of the node's ports, for the process that serves it."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    listening.bind((host, port))
+    listening.listen(BACKLOG)
+    return listening

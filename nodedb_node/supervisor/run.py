@@ -1,0 +1,263 @@
+"""The supervisor's process: starts all children at once, waits for signals, exits and readiness, ends with them.
+World file.
+
+Invariant: it holds the data directory's lock and the ports from before the first child until after the last; a child
+is started only after its last life was reaped and the process table says so; no child outlives it (child.py). No
+event loop library and no client data here: one poll, a few lines per event. Decisions are watch.py's.
+"""
+
+import os
+import select
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import msgspec
+
+from nodedb_node import log
+from nodedb_node.config import Config
+from nodedb_node.errors import Exit, StartError
+from nodedb_node.ids import Process, process_name
+from nodedb_node.supervisor import pinplan
+from nodedb_node.supervisor.boot import Boot, Ports, encode
+from nodedb_node.supervisor.datadir import DataDir, open_data_dir
+from nodedb_node.supervisor.notify import Notifier
+from nodedb_node.supervisor.ports import Reservation
+from nodedb_node.supervisor.shared import Shared
+from nodedb_node.supervisor.watch import Watch
+
+MODULES = {"control": "nodedb_node.control", "worker": "workers"}
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+LOOK_US = 1_000_000  # how often heartbeats are looked at
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+def now_us() -> int:
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1000
+
+
+def run(config: Config, started_us: int) -> int:
+    """Be the node until it is told to stop; returns the exit code. Raises StartError with one line for the user."""
+    if not __debug__:
+        raise StartError(Exit.USAGE, "python -O removes the assertions that guard the data; start without it")
+    log.setup("supervisor", config.log.level)
+    plan = _plan(config)
+    data = open_data_dir(config.node.data_dir, plan.workers)
+    try:
+        if data.layout.workers != plan.workers:
+            raise StartError(Exit.CONFIG, _other_count(data, plan.workers))
+        reservation = Reservation(config, plan.workers)
+        try:
+            return Supervisor(config, plan, data, reservation.ports, started_us).run()
+        finally:
+            reservation.close()
+    finally:
+        data.close()
+
+
+def _other_count(data: DataDir, workers: int) -> str:
+    made = data.layout.workers
+    return f"data directory {data.path} is laid out for {made} workers, not {workers}; start with --workers {made}"
+
+
+def _plan(config: Config) -> pinplan.Plan:
+    try:
+        return pinplan.plan(pinplan.machine(_read, os.sched_getaffinity(0)), config.cpu)
+    except pinplan.PlanError as error:
+        raise StartError(Exit.CONFIG, str(error)) from error
+
+
+def _read(path: str) -> str | None:
+    try:
+        with open(path, encoding="ascii", errors="replace") as file:
+            return file.read(1 << 16)
+    except OSError:
+        return None
+
+
+class Supervisor:
+    """One run of the node."""
+
+    def __init__(self, config: Config, plan: pinplan.Plan, data: DataDir, ports: Ports, started_us: int) -> None:
+        self.started_us = started_us
+        self.watch = Watch(plan.workers + 1, config.supervise)
+        self.shared = Shared(plan.workers + 1, config.ring.bytes)
+        self.notifier = Notifier()
+        self.pids: dict[int, int] = {}  # pid -> process, of those that run
+        self.status_read, self.status_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self.wake_read, self.wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self.status = b""
+        self.looked_us = 0
+        self.env = {**os.environ, "PYTHONPATH": ROOT}
+        self.boot = Boot(
+            role="control",
+            process=0,
+            generation=1,
+            workers=plan.workers,
+            supervisor_pid=os.getpid(),
+            started_us=started_us,
+            node_id=data.node.node_id,
+            cluster_id=data.node.cluster_id,
+            node_generation=data.node.generation,
+            groups=data.layout.groups,
+            data_dir=data.path,
+            layout_dir=data.layout_dir,
+            ports=ports,
+            pins=plan.pins,
+            memory_nodes=plan.memory_nodes,
+            shm_fd=self.shared.fd,
+            bell_fds=self.shared.bells,
+            status_fd=self.status_write,
+            config=config,
+        )
+
+    def run(self) -> int:
+        with self._signals():
+            poll = select.poll()
+            poll.register(self.wake_read, select.POLLIN)
+            poll.register(self.status_read, select.POLLIN)
+            try:
+                while not self.watch.ended:
+                    self._start_due()
+                    for fd, _ in poll.poll(self._timeout_ms()):
+                        if fd == self.wake_read:
+                            self._on_signals(os.read(fd, 512))
+                        else:
+                            self._on_status(os.read(fd, 4096))
+                    self._look(now_us())
+            finally:
+                self._kill(list(self.pids.values()), "the supervisor ends")
+        log.info("stopped", code=self.watch.give_up or 0)
+        return self.watch.give_up or 0
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """Signals arrive as bytes in a pipe; nothing happens inside a handler."""
+        wanted = (*STOP_SIGNALS, signal.SIGCHLD)
+        before = {number: signal.signal(number, lambda *_: None) for number in wanted}
+        previous = signal.set_wakeup_fd(self.wake_write, warn_on_full_buffer=False)
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(previous)
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _timeout_ms(self) -> int:
+        """Until the next restart, kill or look at the heartbeats."""
+        deadline_us = min(self.watch.next_deadline_us() or (1 << 62), self.looked_us + LOOK_US)
+        return max(0, (deadline_us - now_us() + 999) // 1000)
+
+    # ---- children ----
+
+    def _start_due(self) -> None:
+        for process in self.watch.due(now_us()):
+            pid = self._spawn(process)
+            self.shared.started(process, pid)
+            self.watch.started(process, now_us())
+            self.pids[pid] = process
+
+    def _spawn(self, process: int) -> int:
+        """fork and exec, with the Boot in a memfd. Descriptors are close-on-exec but those the Boot names."""
+        role = "worker" if process else "control"
+        boot = replace_boot(self.boot, role, process, self.watch.children[process].generation)
+        fd = os.memfd_create(f"boot-{process_name(Process(process))}", 0)
+        try:
+            os.write(fd, encode(boot))
+            for inherited in (boot.shm_fd, boot.status_fd, *boot.bell_fds):
+                os.set_inheritable(inherited, True)
+            argv = [sys.executable, "-P", "-m", MODULES[role], "--boot-fd", str(fd)]
+            # A process group of its own: Ctrl-C in a terminal reaches the supervisor alone, which drains in order.
+            return os.posix_spawn(sys.executable, argv, self.env, setpgroup=0, setsigdef=(signal.SIGPIPE,))
+        finally:
+            os.close(fd)
+
+    def _reap(self) -> None:
+        for pid, process in list(self.pids.items()):
+            done, status = os.waitpid(pid, os.WNOHANG)
+            if done:
+                del self.pids[pid]
+                self._on_exit(process, os.waitstatus_to_exitcode(status))
+
+    def _on_exit(self, process: int, code: int) -> None:
+        generation = self.shared.died(process)
+        wait_us = self.watch.on_exit(process, code, now_us())
+        assert generation == self.watch.children[process].generation, "the process table counts other lives"
+        name = process_name(Process(process))
+        if self.watch.stopping:
+            log.debug("child ended", child=name, code=code)
+        elif wait_us is None:
+            log.error("child cannot start; the node gives up", child=name, code=code)
+            self._stop()
+        else:
+            child = self.watch.children[process]
+            log.error("child died", child=name, code=code, restarts=child.restarts, restart_in_ms=wait_us // 1000)
+
+    def _kill(self, processes: list[int], why: str) -> None:
+        for pid, process in list(self.pids.items()):
+            if process in processes:
+                log.error("child killed", child=process_name(Process(process)), why=why)
+                os.kill(pid, signal.SIGKILL)
+
+    # ---- events ----
+
+    def _on_signals(self, numbers: bytes) -> None:
+        if signal.SIGCHLD in numbers:
+            self._reap()
+        for number in numbers:
+            if number in STOP_SIGNALS:
+                self._on_stop_signal(number)
+
+    def _on_stop_signal(self, number: int) -> None:
+        if self.watch.stopping:
+            self._kill(list(self.pids.values()), "second signal")
+        else:
+            log.info("stopping", signal=signal.Signals(number).name)
+            self._stop()
+
+    def _stop(self) -> None:
+        """Children drain at the same time: they stop accepting, answer what is pending, sync, exit."""
+        self.notifier.tell("STOPPING=1")
+        self.watch.stop(now_us())
+        for pid in self.pids:
+            os.kill(pid, signal.SIGTERM)
+
+    def _on_status(self, raw: bytes) -> None:
+        *lines, self.status = (self.status + raw).split(b"\n")
+        for line in lines:
+            word, process, generation = line.split()
+            assert word == b"ready", f"unknown status {line!r}"
+            if self.watch.on_ready(int(process), int(generation)):
+                self._on_node_ready()
+
+    def _on_node_ready(self) -> None:
+        ports = self.boot.ports
+        log.info(
+            "ready",
+            clients=f"{ports.clients_host}:{ports.clients}",
+            workers=ports.workers,
+            http=f"{ports.http_host}:{ports.http}",
+            pinned=any(self.boot.pins),
+            pid=os.getpid(),
+            start_ms=(now_us() - self.started_us) // 1000,
+        )
+        self.notifier.tell("READY=1")
+
+    def _look(self, now: int) -> None:
+        """Once a second: kill children that hang, feed systemd's watchdog while none does."""
+        if self.watch.overdue(now):
+            self._kill(list(self.pids.values()), "not drained in time")
+        if now - self.looked_us < LOOK_US:
+            return
+        self.looked_us = now
+        stalled = self.watch.stalled(now, self.shared.beats_us())
+        self._kill(stalled, "stalled")
+        if self.notifier.watchdog_us and not stalled:
+            self.notifier.tell("WATCHDOG=1")
+
+
+def replace_boot(boot: Boot, role: str, process: int, generation: int) -> Boot:
+    """The same node, told to another process or life."""
+    return msgspec.structs.replace(boot, role=role, process=process, generation=generation)
