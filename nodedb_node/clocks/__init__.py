@@ -1,0 +1,1 @@
+"""Time as the logs see it: hybrid logical clocks."""

@@ -1,0 +1,1 @@
+"""What a node knows about itself and its cluster, durably."""
