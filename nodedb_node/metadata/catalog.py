@@ -86,7 +86,9 @@ class Catalog:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     @property
@@ -131,7 +133,9 @@ class Catalog:
         """Set one setting, durably."""
         key, data = name.encode(), value.encode()
         if not 0 < len(key) <= NAME_BYTES_MAX or len(data) > VALUE_BYTES_MAX:
-            raise CatalogError(f"setting {name[:40]!r}: name takes 1..{NAME_BYTES_MAX} B, value at most {VALUE_BYTES_MAX} B")
+            raise CatalogError(
+                f"setting {name[:40]!r}: name takes 1..{NAME_BYTES_MAX} B, value at most {VALUE_BYTES_MAX} B"
+            )
         with self._environment.begin(db=self._settings, write=True) as change:
             change.put(key, data)
 
@@ -155,7 +159,9 @@ class Catalog:
         found = self._get(self._node, _FORMAT)
         written = FORMAT if found is None else msgspec.msgpack.decode(found, type=int)
         if written != FORMAT:
-            raise CatalogError(f"catalog {self._path} has format {written}, this version reads {FORMAT}: use the version that wrote it")
+            raise CatalogError(
+                f"catalog {self._path} has format {written}, this version reads {FORMAT}: use the version that wrote it"
+            )
 
     def _check(self, identity: Identity, generation: int) -> None:
         known = self.identity()

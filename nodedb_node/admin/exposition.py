@@ -1,0 +1,123 @@
+"""The metrics of the registry as Prometheus families, computed from one set of facts.
+
+Invariant: every metric of the registry is present in every scrape, in the registry's order, with its labels; a process that is
+gone keeps its counters' last values (they lie in shared memory) and has no usage samples. Buckets become cumulative ones whose
+bound is the power of two itself: a truncated duration v < 2^i came from a real one below 2^i. Reads nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from nodedb_node.admin import registry
+from nodedb_node.admin.facts import Histogram, NodeFacts, ProcessFacts, State
+from nodedb_node.admin.loops import LoopMetrics
+from nodedb_node.admin.readiness import readiness
+
+Samples = Iterable[tuple[list[str], float]]
+
+
+class NodeCollector(Collector):
+    """Hands prometheus_client the families of the facts at the moment of the scrape."""
+
+    def __init__(self, facts: Callable[[], NodeFacts], loops: Callable[[], Iterable[LoopMetrics]]) -> None:
+        self._facts = facts
+        self._loops = loops
+
+    def describe(self) -> Iterable[Metric]:
+        """No families: names are unique by the registry's own test, and registering must not read the machine."""
+        return ()
+
+    def collect(self) -> Iterator[Metric]:
+        """One scrape."""
+        return families(self._facts(), tuple(self._loops()))
+
+
+def families(facts: NodeFacts, loops: tuple[LoopMetrics, ...]) -> Iterator[Metric]:
+    """Every family of the registry."""
+    yield from _node(facts)
+    for metric in registry.PROCESS_METRICS:
+        yield _simple(metric, _process_samples(metric, facts.processes))
+    for metric in registry.WORKER_METRICS:
+        if metric.kind is registry.Kind.HISTOGRAM:
+            yield _histogram(metric, facts.workers)
+        else:
+            yield _simple(metric, _worker_samples(metric, facts.workers))
+    yield _simple(registry.LOOP_RUNS, (([loop.name], loop.runs) for loop in loops))
+    yield _simple(registry.LOOP_SECONDS, (([loop.name], loop.seconds) for loop in loops))
+    yield _simple(
+        registry.LOOP_ERRORS,
+        (([loop.name, kind], count) for loop in loops for kind, count in sorted(loop.errors.items())),
+    )
+
+
+def _node(facts: NodeFacts) -> Iterator[Metric]:
+    checks = readiness(facts)
+    yield _simple(registry.INFO, [([facts.version, facts.node_id, facts.cluster_id], 1)])
+    yield _simple(registry.READY, [([], all(check.ok for check in checks))])
+    yield _simple(registry.READY_CHECK, (([check.name], check.ok) for check in checks))
+    yield _simple(registry.START_TIME, [([], facts.started_ms / 1e3)])
+    disk: list[tuple[registry.Metric, int]] = [(registry.DISK_FLOOR, facts.limits.floor_bytes)]
+    if facts.disk is not None:
+        disk = [(registry.DISK_SIZE, facts.disk.size_bytes), (registry.DISK_FREE, facts.disk.free_bytes), *disk]
+    for metric, value in disk:
+        yield _simple(metric, [([], value)])
+
+
+def _simple(metric: registry.Metric, samples: Samples) -> Metric:
+    family: CounterMetricFamily | GaugeMetricFamily
+    if metric.kind is registry.Kind.COUNTER:
+        family = CounterMetricFamily(metric.family, metric.help, labels=metric.labels)
+    else:
+        family = GaugeMetricFamily(metric.family, metric.help, labels=metric.labels)
+    for labels, value in samples:
+        family.add_metric(labels, value)
+    return family
+
+
+def _worker_samples(metric: registry.Metric, workers: Iterable[ProcessFacts]) -> Samples:
+    return (([str(worker.worker)], worker.counters.values[metric.source] * metric.scale) for worker in workers)
+
+
+def _process_samples(metric: registry.Metric, processes: Iterable[ProcessFacts]) -> Iterator[tuple[list[str], float]]:
+    for process in processes:
+        value = _process_value(metric.source, process)
+        if value is not None:
+            yield [process.name], value
+
+
+def _process_value(source: str, process: ProcessFacts) -> float | None:
+    match source:
+        case "up":
+            return process.state is State.READY
+        case "generation":
+            return process.generation
+        case "restarts":
+            return process.restarts
+        case "heartbeat_age":
+            return None if process.heartbeat_age_ms is None else process.heartbeat_age_ms / 1e3
+        case _:
+            value: float | None = getattr(process.usage, source) if process.usage is not None else None
+            return value
+
+
+def _histogram(metric: registry.Metric, workers: Iterable[ProcessFacts]) -> Metric:
+    family = HistogramMetricFamily(metric.family, metric.help, labels=metric.labels)
+    for worker in workers:
+        found = worker.counters.histograms[metric.source]
+        family.add_metric(
+            [str(worker.worker)], cumulative(found, metric.exponents, metric.scale), found.sum * metric.scale
+        )
+    return family
+
+
+def cumulative(found: Histogram, exponents: range, scale: float) -> list[tuple[str, float]]:
+    """Prometheus buckets at 2^e for each exponent, then +Inf; what lies below the first bound is counted in it."""
+    bounds: list[tuple[str, float]] = []
+    for exponent in exponents:
+        bounds.append((format((1 << exponent) * scale, ".9g"), sum(found.buckets[: exponent + 1])))
+    bounds.append(("+Inf", sum(found.buckets)))
+    return bounds

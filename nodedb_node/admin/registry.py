@@ -1,0 +1,236 @@
+"""Every metric of the node, once: name, kind, unit, help and where its value comes from.
+
+Invariant: the exposition, docs/metrics.md and docs/alerts.yml are made from or compared with these tables, so no metric exists
+without a help text, a unit and a producer. Names follow Prometheus: prefix nodedb_, base units, counters end in _total.
+Label `core` is the worker's number, label `process` is control or worker-N. Nothing is read or formatted here.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from msgspec import Struct
+
+PREFIX = "nodedb_"
+
+
+class Kind(Enum):
+    """How a value moves."""
+
+    COUNTER = "counter"
+    GAUGE = "gauge"
+    HISTOGRAM = "histogram"
+
+
+class Metric(Struct, frozen=True, kw_only=True):
+    """One metric. `name` has neither the prefix nor _total; `source` is a word of csrc/metrics.h or a field of the facts."""
+
+    name: str
+    kind: Kind
+    unit: str
+    help: str
+    source: str
+    labels: tuple[str, ...]
+    scale: float = 1.0
+    exponents: range = range(0)
+
+    @property
+    def family(self) -> str:
+        """The name as Prometheus groups it."""
+        return PREFIX + self.name
+
+    @property
+    def exposed(self) -> str:
+        """The name as it is written in a query."""
+        return self.family + ("_total" if self.kind is Kind.COUNTER else "")
+
+
+CORE = ("core",)
+PROCESS = ("process",)
+
+
+def _count(name: str, source: str, unit: str, text: str) -> Metric:
+    return Metric(name=name, kind=Kind.COUNTER, unit=unit, help=text, source=source, labels=CORE)
+
+
+def _level(name: str, source: str, unit: str, text: str) -> Metric:
+    return Metric(name=name, kind=Kind.GAUGE, unit=unit, help=text, source=source, labels=CORE)
+
+
+def _spread(name: str, source: str, unit: str, scale: float, exponents: range, text: str) -> Metric:
+    return Metric(
+        name=name,
+        kind=Kind.HISTOGRAM,
+        unit=unit,
+        help=text,
+        source=source,
+        labels=CORE,
+        scale=scale,
+        exponents=exponents,
+    )
+
+
+WORKER_METRICS: tuple[Metric, ...] = (
+    _count("commands", "commands", "commands", "Commands answered."),
+    _count("write_commands", "commands_write", "commands", "Commands that went through the log."),
+    _count("read_commands", "commands_read", "commands", "Commands that only read the store."),
+    _count(
+        "python_commands",
+        "commands_python",
+        "commands",
+        "Commands answered outside the C path (CLIENT, INFO and such).",
+    ),
+    _count(
+        "forwarded_commands", "commands_forwarded", "commands", "Commands sent on to the worker that owns their key."
+    ),
+    _count("peer_commands", "commands_served_for_peers", "commands", "Commands done for other workers of this node."),
+    _count("error_replies", "errors", "replies", "Replies that were an error."),
+    _count("overload_refusals", "overload_refusals", "commands", "Commands refused because a queue was full."),
+    _count("deadline_refusals", "deadline_refusals", "commands", "Commands refused because their deadline had passed."),
+    _count("protocol_errors", "protocol_errors", "connections", "Connections closed for malformed RESP."),
+    _level("client_connections", "connections", "connections", "Client connections open now."),
+    _count("accepted_connections", "connections_accepted", "connections", "Client connections accepted."),
+    _count("closed_connections", "connections_closed", "connections", "Client connections closed, by either side."),
+    _count(
+        "output_limit_closed",
+        "output_limit_closed",
+        "connections",
+        "Connections cut because the client read too slowly.",
+    ),
+    _count("received_bytes", "bytes_in", "bytes", "Bytes read from clients."),
+    _count("sent_bytes", "bytes_out", "bytes", "Bytes written to clients."),
+    _count("loop_turns", "turns", "turns", "Turns of the worker's event loop that did work."),
+    _count("batches", "batches", "batches", "Batches proposed to the log."),
+    _count("batch_bytes", "batch_bytes", "bytes", "Bytes of the batches proposed to the log."),
+    _count("wal_appends", "wal_appends", "appends", "Appends to the write-ahead log; one write and one sync each."),
+    _count("wal_appended_bytes", "wal_bytes", "bytes", "Bytes appended to the write-ahead log."),
+    _level("wal_backend", "wal_backend", "1", "What writes the log: 2 io_uring, 1 a thread, 0 not open yet."),
+    _level("wal_segments", "wal_segments", "files", "Segment files of the write-ahead log."),
+    _level("wal_segment_bytes", "wal_segment_bytes", "bytes", "Disk space of the segment files."),
+    _level("store_rows", "store_rows", "rows", "Rows in the store, on disk and in memory."),
+    _level("store_resident_rows", "store_resident_rows", "rows", "Rows held in memory."),
+    _level("store_dirty_rows", "store_dirty_rows", "rows", "Rows changed since they were last checkpointed."),
+    _level(
+        "store_dirty_bytes",
+        "store_dirty_bytes",
+        "bytes",
+        "Bytes of the rows changed since they were last checkpointed.",
+    ),
+    _level("store_memory_bytes", "store_memory_bytes", "bytes", "Memory of the store."),
+    _count("store_checkpoints", "store_checkpoints", "checkpoints", "Checkpoints finished."),
+    _count("store_cold_reads", "store_cold_reads", "reads", "Reads that had to look on disk."),
+    _count("store_evictions", "store_evictions", "rows", "Clean rows dropped from memory."),
+    _count("store_expired_rows", "store_expired", "rows", "Rows deleted because their time was over."),
+    _count("ring_full", "ring_tx_full", "messages", "Messages to another process that found its ring full."),
+    _level("nospace", "nospace", "1", "1 while writes are refused for lack of disk space."),
+    _spread(
+        "command_seconds",
+        "command_us",
+        "seconds",
+        1e-6,
+        range(4, 24),
+        "From a command parsed to its reply written; one sample per turn and batch.",
+    ),
+    _spread(
+        "wal_sync_seconds",
+        "wal_sync_us",
+        "seconds",
+        1e-6,
+        range(4, 24),
+        "From an append submitted to its bytes durable.",
+    ),
+    _spread("batch_commands", "batch_commands", "commands", 1.0, range(13), "Commands in a batch."),
+    _spread(
+        "loop_stall_seconds",
+        "loop_stall_us",
+        "seconds",
+        1e-6,
+        range(6, 24),
+        "How late a 10 ms timer of the loop fired.",
+    ),
+    _spread("checkpoint_seconds", "checkpoint_ms", "seconds", 1e-3, range(3, 20), "Duration of a checkpoint."),
+    _spread(
+        "ring_depth_bytes",
+        "ring_depth_bytes",
+        "bytes",
+        1.0,
+        range(6, 23),
+        "Bytes found waiting in a ring when drained.",
+    ),
+)
+"""One row for each word of a worker's counter block, but those of PROCESS_WORDS."""
+
+PROCESS_WORDS = frozenset({"generation", "pid", "started_ms", "heartbeat_us", "ready"})
+"""Words of the block that reach the exposition through PROCESS_METRICS."""
+
+
+def _process(name: str, kind: Kind, source: str, unit: str, text: str) -> Metric:
+    return Metric(name="process_" + name, kind=kind, unit=unit, help=text, source=source, labels=PROCESS)
+
+
+PROCESS_METRICS: tuple[Metric, ...] = (
+    _process("up", Kind.GAUGE, "up", "1", "1 while the process serves, 0 while it starts, drains or is gone."),
+    _process("generation", Kind.GAUGE, "generation", "1", "How often the process was started since the node was."),
+    _process("restarts", Kind.COUNTER, "restarts", "restarts", "How often the process was started again."),
+    _process(
+        "heartbeat_age_seconds", Kind.GAUGE, "heartbeat_age", "seconds", "Time since the process's loop last turned."
+    ),
+    _process("cpu_seconds", Kind.COUNTER, "cpu_seconds", "seconds", "User and system time of the running process."),
+    _process(
+        "resident_bytes", Kind.GAUGE, "resident_bytes", "bytes", "Resident memory; shared pages count in each process."
+    ),
+    _process(
+        "pss_bytes",
+        Kind.GAUGE,
+        "pss_bytes",
+        "bytes",
+        "Proportional memory: a shared page counts once over all processes.",
+    ),
+    _process("threads", Kind.GAUGE, "threads", "threads", "Threads of the process."),
+    _process("open_files", Kind.GAUGE, "open_files", "files", "Open descriptors of the process."),
+)
+
+
+def _node(name: str, unit: str, text: str, labels: tuple[str, ...] = ()) -> Metric:
+    return Metric(name=name, kind=Kind.GAUGE, unit=unit, help=text, source=name, labels=labels)
+
+
+INFO = _node(
+    "info", "1", "Always 1; its labels say which node and version answers.", ("version", "node_id", "cluster_id")
+)
+READY = _node("ready", "1", "1 while /readyz answers 200.")
+READY_CHECK = _node("ready_check", "1", "1 while the named readiness check passes.", ("check",))
+START_TIME = _node("start_time_seconds", "seconds", "When the node was started, seconds since 1970.")
+DISK_SIZE = _node("disk_size_bytes", "bytes", "Size of the data directory's file system.")
+DISK_FREE = _node("disk_free_bytes", "bytes", "Space a node may still use on the data directory's file system.")
+DISK_FLOOR = _node("disk_floor_bytes", "bytes", "Free space below which writes are refused.")
+NODE_METRICS: tuple[Metric, ...] = (INFO, READY, READY_CHECK, START_TIME, DISK_SIZE, DISK_FREE, DISK_FLOOR)
+
+LOOP = ("loop",)
+LOOP_RUNS = Metric(
+    name="loop_runs",
+    kind=Kind.COUNTER,
+    unit="runs",
+    help="Times a control loop did its work.",
+    source="runs",
+    labels=LOOP,
+)
+LOOP_SECONDS = Metric(
+    name="loop_seconds",
+    kind=Kind.COUNTER,
+    unit="seconds",
+    help="Time a control loop spent working.",
+    source="seconds",
+    labels=LOOP,
+)
+LOOP_ERRORS = Metric(
+    name="loop_errors",
+    kind=Kind.COUNTER,
+    unit="errors",
+    help="Runs of a control loop that failed, by kind of error.",
+    source="errors",
+    labels=("loop", "error"),
+)
+LOOP_METRICS: tuple[Metric, ...] = (LOOP_RUNS, LOOP_SECONDS, LOOP_ERRORS)
+
+ALL: tuple[Metric, ...] = NODE_METRICS + PROCESS_METRICS + WORKER_METRICS + LOOP_METRICS
