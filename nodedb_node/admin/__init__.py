@@ -1,1 +1,3 @@
-"""What a node says about itself: facts, readiness, the status document, metrics, and the HTTP endpoints that serve them."""
+"""What a node says about itself: facts, readiness, the status document, metrics, and the HTTP endpoints that serve
+them.
+"""

@@ -1,8 +1,9 @@
 """The metrics of the registry as Prometheus families, computed from one set of facts.
 
-Invariant: every metric of the registry is present in every scrape, in the registry's order, with its labels; a process that is
-gone keeps its counters' last values (they lie in shared memory) and has no usage samples. Buckets become cumulative ones whose
-bound is the power of two itself: a truncated duration v < 2^i came from a real one below 2^i. Reads nothing.
+Invariant: every metric of the registry is present in every scrape, in the registry's order, with its labels; a
+process that is gone keeps its counters' last values (they lie in shared memory) and has no usage samples. Buckets
+become cumulative ones whose bound is the power of two itself: a truncated duration v < 2^i came from a real one
+below 2^i. Reads nothing.
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from nodedb_node.admin import registry
-from nodedb_node.admin.facts import Histogram, NodeFacts, ProcessFacts, State
+from nodedb_node.admin.facts import NodeFacts, ProcessFacts, State
 from nodedb_node.admin.loops import LoopMetrics
 from nodedb_node.admin.readiness import readiness
+from nodedb_node.native.metrics import Histogram
 
 Samples = Iterable[tuple[list[str], float]]
 
@@ -59,7 +61,7 @@ def _node(facts: NodeFacts) -> Iterator[Metric]:
     yield _simple(registry.INFO, [([facts.version, facts.node_id, facts.cluster_id], 1)])
     yield _simple(registry.READY, [([], all(check.ok for check in checks))])
     yield _simple(registry.READY_CHECK, (([check.name], check.ok) for check in checks))
-    yield _simple(registry.START_TIME, [([], facts.started_ms / 1e3)])
+    yield _simple(registry.START_TIME, [([], facts.wall_ms / 1e3 - facts.uptime_seconds)])
     disk: list[tuple[registry.Metric, int]] = [(registry.DISK_FLOOR, facts.limits.floor_bytes)]
     if facts.disk is not None:
         disk = [(registry.DISK_SIZE, facts.disk.size_bytes), (registry.DISK_FREE, facts.disk.free_bytes), *disk]

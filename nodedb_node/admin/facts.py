@@ -1,49 +1,17 @@
 """The facts about one node at one moment, from which readiness, the status document and the metrics are computed.
 
-Invariant: everything the admin endpoints say is a pure function of one NodeFacts (and, for rates, an earlier one), so that a
-table of facts tests it. It reads nothing itself: sources.py does. Words of a counter block are each whole but were written at
-slightly different moments; nothing here relates two of them exactly.
+Invariant: everything the admin endpoints say is a pure function of one NodeFacts (and, for rates, an earlier one),
+so that a table of facts tests it. It reads nothing itself: sources.py does. Words of a counter block are each whole
+but were written at slightly different moments; nothing here relates two of them exactly.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from enum import Enum
 
 from msgspec import Struct
 
-
-class Histogram(Struct, frozen=True):
-    """Counts by power of two: buckets[i] counts values v with 2^(i-1) <= v < 2^i, buckets[0] v = 0, the last is open."""
-
-    count: int
-    sum: int
-    buckets: tuple[int, ...]
-
-    def minus(self, earlier: Histogram) -> Histogram:
-        """What was added since `earlier`; everything, when the process was restarted in between."""
-        if earlier.count > self.count:
-            return self
-        buckets = tuple(now - before for now, before in zip(self.buckets, earlier.buckets, strict=True))
-        return Histogram(self.count - earlier.count, self.sum - earlier.sum, buckets)
-
-    def quantile(self, share: float) -> int:
-        """An upper bound of the value below which `share` of the values lie; 0 when there are none."""
-        assert 0.0 <= share <= 1.0
-        total = sum(self.buckets)
-        seen = 0
-        for exponent, count in enumerate(self.buckets):
-            seen += count
-            if total and seen >= share * total:
-                return (1 << exponent) - 1
-        return 0
-
-
-class Block(Struct, frozen=True):
-    """One process's counters (csrc/metrics.h) by name."""
-
-    values: Mapping[str, int]
-    histograms: Mapping[str, Histogram]
+from nodedb_node.native.metrics import Block
 
 
 class State(Enum):
@@ -66,7 +34,7 @@ class Usage(Struct, frozen=True):
 
 
 class ProcessFacts(Struct, frozen=True, kw_only=True):
-    """One process of the node. `usage` is None when it is gone; `heartbeat_age_ms` is None when it never ran its loop."""
+    """One process. `usage` is None when it is gone or was not asked for, `heartbeat_age_ms` before its first turn."""
 
     name: str
     worker: int | None
@@ -103,14 +71,15 @@ class Limits(Struct, frozen=True, kw_only=True):
 
 
 class NodeFacts(Struct, frozen=True, kw_only=True):
-    """One node at one moment. Times: `now_ms` and `started_ms` are wall clock, ages come from CLOCK_BOOTTIME."""
+    """One node at one moment. `now_us` and `started_us` are CLOCK_BOOTTIME, `wall_ms` is milliseconds since 1970."""
 
     version: str
     node_id: str
     cluster_id: str
     generation: int
-    now_ms: int
-    started_ms: int
+    now_us: int
+    started_us: int
+    wall_ms: int
     data_dir: str
     groups: int
     clients_host: str
@@ -122,6 +91,11 @@ class NodeFacts(Struct, frozen=True, kw_only=True):
     control: ProcessFacts
     workers: tuple[ProcessFacts, ...]
     limits: Limits
+
+    @property
+    def uptime_seconds(self) -> float:
+        """Since the node was started."""
+        return (self.now_us - self.started_us) / 1e6
 
     @property
     def processes(self) -> tuple[ProcessFacts, ...]:

@@ -1,7 +1,7 @@
 """The same figures for every loop of the control process: runs, time, errors by kind, last run.
 
-Invariant: a run is counted whether it ends well or not, and an error never ends the loop that reports here. It keeps totals only;
-rates are the reader's business. It owns no task and no clock: the caller times its runs.
+Invariant: a run is counted whether it ends well or not, and an error never ends the loop that reports here. It
+keeps totals only; rates are the reader's business. It owns no task and no clock: the caller times its runs.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Whether the node serves, as named checks: what /readyz answers and what the status document gives as reasons.
 
-Invariant: a pure function of the facts; each check names one thing an operator can act on, and says what to do when it fails.
-A draining node is unready before anything else of it changes, so that load balancers leave first. It judges this node only:
-whether groups have leaders elsewhere is not a question of one node's readiness.
+Invariant: a pure function of the facts; each check names one thing an operator can act on, and says what to do when
+it fails. A draining node is unready before anything else of it changes, so that load balancers leave first. It
+judges this node only: whether groups have leaders elsewhere is not a question of one node's readiness.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from msgspec import Struct
 from nodedb_node.admin.facts import NodeFacts, ProcessFacts, State
 
 DIRTY_FACTOR = 4
-"""Changed rows start a checkpoint at one limit; at four times that it does not keep up, and a restart would replay for long."""
+"""Changed rows start a checkpoint at their limit; at this many times that it does not keep up."""
 
 
 class Check(Struct, frozen=True):
@@ -88,7 +88,7 @@ def _wal(facts: NodeFacts, worker: ProcessFacts) -> str:
 def _store(facts: NodeFacts, worker: ProcessFacts) -> str:
     dirty, limit = worker.counters.values["store_dirty_bytes"], DIRTY_FACTOR * facts.limits.dirty_bytes_max
     if dirty > limit:
-        return f"{dirty >> 20} MiB of changed rows wait for a checkpoint (limit {limit >> 20}): the disk is too slow or failing"
+        return f"{dirty >> 20} MiB of changed rows wait for a checkpoint, limit {limit >> 20}: is the disk slow?"
     return ""
 
 
@@ -97,6 +97,7 @@ def _disk(facts: NodeFacts) -> Check:
     if disk is None:
         return Check("disk", ok=False, detail=f"the file system of {facts.data_dir} does not answer")
     if disk.free_bytes < facts.limits.floor_bytes:
-        text = f"{disk.free_bytes >> 20} MiB free below {facts.data_dir}, the floor is {facts.limits.floor_bytes >> 20} MiB: free some"
+        free, floor = disk.free_bytes >> 20, facts.limits.floor_bytes >> 20
+        text = f"{free} MiB free below {facts.data_dir}, the floor is {floor} MiB: free some"
         return Check("disk", ok=False, detail=text)
     return Check("disk", ok=True)

@@ -1,8 +1,9 @@
 """Every metric of the node, once: name, kind, unit, help and where its value comes from.
 
-Invariant: the exposition, docs/metrics.md and docs/alerts.yml are made from or compared with these tables, so no metric exists
-without a help text, a unit and a producer. Names follow Prometheus: prefix nodedb_, base units, counters end in _total.
-Label `core` is the worker's number, label `process` is control or worker-N. Nothing is read or formatted here.
+Invariant: the exposition, docs/metrics.md and docs/alerts.yml are made from or compared with these tables, so no
+metric exists without a help text, a unit and a producer. Names follow Prometheus: prefix nodedb_, base units,
+counters end in _total. Label `core` is the worker's number, label `process` is control or worker-N. Nothing is read
+or formatted here.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ class Kind(Enum):
 
 
 class Metric(Struct, frozen=True, kw_only=True):
-    """One metric. `name` has neither the prefix nor _total; `source` is a word of csrc/metrics.h or a field of the facts."""
+    """One metric. `name` has neither prefix nor _total; `source` is a word of csrc/metrics.h or of the facts."""
 
     name: str
     kind: Kind

@@ -1,8 +1,8 @@
 """The status document: one JSON picture of the node that feeds the command line, the web page and INFO.
 
-Invariant: a pure function of the facts now and the facts a while ago; every rate names the interval it was taken over. Whatever
-keeps the node from being ready, or from being faster, is said in words under a stable name. It holds no secrets: it may be
-pasted into a bug report.
+Invariant: a pure function of the facts now and the facts a while ago; every rate names the interval it was taken
+over. Whatever keeps the node from being ready, or from being faster, is said in words under a stable name. It holds
+no secrets: it may be pasted into a bug report.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ from collections.abc import Iterator
 
 from msgspec import Struct
 
-from nodedb_node.admin.facts import Histogram, NodeFacts, ProcessFacts, Usage
+from nodedb_node.admin.facts import NodeFacts, ProcessFacts, Usage
 from nodedb_node.admin.readiness import Check, readiness
+from nodedb_node.native.metrics import Histogram
 
 SCHEMA = 1
 BACKENDS = {0: "not open", 1: "thread", 2: "io_uring"}
@@ -99,7 +100,7 @@ def document(now: NodeFacts, earlier: NodeFacts | None) -> Document:
     """The picture now, with rates since `earlier` where there is one."""
     checks = readiness(now)
     failed = tuple(f"{check.name}: {check.detail}" for check in checks if not check.ok)
-    interval = None if earlier is None or earlier.now_ms >= now.now_ms else (now.now_ms - earlier.now_ms) / 1e3
+    interval = None if earlier is None or earlier.now_us >= now.now_us else (now.now_us - earlier.now_us) / 1e6
     before = earlier.workers if earlier is not None and interval is not None else (None,) * len(now.workers)
     pairs = list(zip(now.workers, before, strict=True))
     return Document(
@@ -111,7 +112,7 @@ def document(now: NodeFacts, earlier: NodeFacts | None) -> Document:
         ready=not failed,
         reasons=failed,
         checks=checks,
-        uptime_seconds=max(0, now.now_ms - now.started_ms) / 1e3,
+        uptime_seconds=now.uptime_seconds,
         interval_seconds=interval,
         limited_by=limiting(now, pairs),
         clients_host=now.clients_host,

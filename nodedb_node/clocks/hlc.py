@@ -1,11 +1,12 @@
 """A hybrid logical clock (Kulkarni et al. 2014, section 3): stamps that follow the wall clock and never go back.
 
-A stamp is one u64: milliseconds since 1970 in the upper 48 bits, a logical count in the lower 16, so that stamps compare as
-plain integers. Invariant: every stamp handed out is greater than all stamps handed out or taken in before. A logical count that
-overflows carries into the milliseconds, which keeps the invariant at the price of running ahead of the wall by as much.
+A stamp is one u64: milliseconds since 1970 in the upper 48 bits, a logical count in the lower 16, so that stamps
+compare as plain integers. Invariant: every stamp handed out is greater than all stamps handed out or taken in
+before. A logical count that overflows carries into the milliseconds, which keeps the invariant at the price of
+running ahead of the wall by as much.
 
-It reads no clock (the caller passes `wall_ms`), persists nothing (a restart passes the highest stamp of its log as `last`), and
-does not slew the wall clock: a wall that jumps back only makes the logical part count.
+It reads no clock (the caller passes `wall_ms`), persists nothing (a restart passes the highest stamp of its log as
+`last`), and does not slew the wall clock: a wall that jumps back only makes the logical part count.
 """
 
 LOGICAL_BITS = 16
@@ -21,7 +22,7 @@ class ClockSkew(ValueError):
         self.ahead_ms = physical_ms(remote) - wall_ms
         self.skew_ms_max = skew_ms_max
         super().__init__(
-            f"remote stamp is {self.ahead_ms} ms ahead of this clock, limit {skew_ms_max} ms: check the time on both hosts"
+            f"remote stamp is {self.ahead_ms} ms ahead of this clock, limit {skew_ms_max} ms: check both hosts' time"
         )
 
 
@@ -58,7 +59,7 @@ class Hlc:
         return self._last
 
     def update(self, remote: int, wall_ms: int) -> int:
-        """A stamp greater than every earlier one and than `remote`; raises ClockSkew, unchanged, when `remote` is too far ahead."""
+        """A stamp greater than `remote` and all earlier ones; raises ClockSkew, unchanged, when it is too far ahead."""
         assert 0 <= remote <= STAMP_MAX
         if physical_ms(remote) > wall_ms + self._skew_ms_max:
             raise ClockSkew(remote, wall_ms, self._skew_ms_max)

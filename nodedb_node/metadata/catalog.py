@@ -1,12 +1,14 @@
-"""The durable catalog of one node: whose directory this is, how often it was started, and the settings changed at run time.
+"""The durable catalog of one node: whose directory this is, how often it was started, and the settings changed at
+run time.
 
-Invariants: one synced LMDB transaction per change, so a crash leaves the state before or after it; the `bootstrapped` marker is
-written in a transaction of its own after everything else of the bootstrap, so a catalog without it was never in use and may be
-filled again; a catalog with it is never bootstrapped again and never accepts another identity or an older generation.
+Invariants: one synced LMDB transaction per change, so a crash leaves the state before or after it; the
+`bootstrapped` marker is written in a transaction of its own after everything else of the bootstrap, so a catalog
+without it was never in use and may be filled again; a catalog with it is never bootstrapped again and never accepts
+another identity or an older generation.
 
-Opened by the control process only, through py-lmdb and always with the 0.9 engine (`lib_version=0`): the wheel carries the 1.0
-engine too, whose file format the 0.9 library under the workers' stores cannot read. It deliberately never maps the file writable
-(a full disk would then be a SIGBUS) and holds nothing that the workers' logs hold.
+Opened by the control process only, through py-lmdb and always with the 0.9 engine (`lib_version=0`): the wheel
+carries the 1.0 engine too, whose file format the 0.9 library under the workers' stores cannot read. It deliberately
+never maps the file writable (a full disk would then be a SIGBUS) and holds nothing that the workers' logs hold.
 """
 
 from __future__ import annotations
@@ -102,7 +104,7 @@ class Catalog:
         return ".".join(str(part) for part in self._environment.lib_version())
 
     def claim(self, identity: Identity, generation: int) -> None:
-        """Make the catalog that of `identity`, started for the `generation`th time: bootstraps it once, checks it ever after."""
+        """Make the catalog that of `identity` at start number `generation`: fills it once, checks it ever after."""
         if self.bootstrapped:
             self._check(identity, generation)
             self._put_generation(generation)
@@ -167,7 +169,8 @@ class Catalog:
         known = self.identity()
         if known != identity:
             raise CatalogError(
-                f"catalog {self._path} belongs to {known}, the data directory to {identity}: parts of two directories were mixed"
+                f"catalog {self._path} belongs to {known}, the data directory to {identity}: "
+                "parts of two directories were mixed; restore all of it from one backup"
             )
         if generation < self.generation():
             raise CatalogError(

@@ -61,7 +61,7 @@ def test_rises_whatever_the_wall_does(start: int, jumps: list[int]) -> None:
 
 @given(walls=st.lists(st.tuples(st.integers(0, 2), st.integers(0, 400)), min_size=1, max_size=60))
 def test_messages_keep_cause_before_effect_and_stay_near_the_wall(walls: list[tuple[int, int]]) -> None:
-    """Three clocks whose walls differ by at most 400 ms pass one stamp around: it rises at each hop and never runs away."""
+    """Three clocks whose walls differ by at most 400 ms pass a stamp around: it rises each time and never runs away."""
     clocks = [Hlc() for _ in range(3)]
     base = 1_000_000
     carried = clocks[0].now(base)

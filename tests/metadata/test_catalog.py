@@ -49,7 +49,7 @@ def test_new_catalog_is_empty_until_claimed(tmp_path: Path) -> None:
 
 
 def test_engine_is_the_old_format(tmp_path: Path) -> None:
-    """Even where the environment asks py-lmdb for the newer engine: its files could not be read by the stores' library."""
+    """Even where the environment asks for the newer engine, whose files the stores' library could not read."""
     found = subprocess.run(
         [sys.executable, "-c", ENGINE, str(tmp_path / "catalog")],
         env=os.environ | {"LMDB_DEFAULT_LIB_VERSION": "1"},

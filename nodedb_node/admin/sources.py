@@ -1,0 +1,158 @@
+"""Where the facts come from: shared memory, /proc, the file system. World file: reads the machine, changes nothing.
+
+Invariant: one call reads everything once and returns frozen facts; a process that dies while it is read is reported as
+gone, never as an error. What costs the kernel a walk over a process's memory (Pss) is read only when asked for, and at
+most once a second. It never touches a worker: their counters lie in memory that control has mapped.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+
+from nodedb_node import __version__
+from nodedb_node.admin.facts import Disk, Limits, NodeFacts, ProcessFacts, State, Usage
+from nodedb_node.ids import Process, process_name
+from nodedb_node.native.metrics import Block
+from nodedb_node.supervisor.boot import Boot
+
+TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
+USAGE_AGE_US_MAX = 1_000_000
+
+
+def boottime_us() -> int:
+    """CLOCK_BOOTTIME, which also runs while the machine sleeps."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1000
+
+
+class Sources:
+    """The readers of one control process. `blocks(p)` is the counter block of process p, `owned` groups by worker."""
+
+    def __init__(self, boot: Boot, blocks: Callable[[Process], Block], owned: Sequence[tuple[int, int]]) -> None:
+        self._boot = boot
+        self._blocks = blocks
+        self._owned = owned
+        self._usages: dict[int, tuple[int, Usage | None]] = {}
+        self.draining = False
+
+    def facts(self, *, usage: bool) -> NodeFacts:
+        """Everything now; what processes use only with `usage`."""
+        boot, now_us = self._boot, boottime_us()
+        config = boot.config
+        return NodeFacts(
+            version=__version__,
+            node_id=boot.node_id,
+            cluster_id=boot.cluster_id,
+            generation=boot.node_generation,
+            now_us=now_us,
+            started_us=boot.started_us,
+            wall_ms=time.time_ns() // 1_000_000,
+            data_dir=boot.data_dir,
+            groups=boot.groups,
+            clients_host=boot.ports.clients_host,
+            clients_port=boot.ports.clients,
+            http_host=boot.ports.http_host,
+            http_port=boot.ports.http,
+            draining=self.draining,
+            disk=_disk(boot.data_dir),
+            control=self._process(Process(0), now_us, usage),
+            workers=tuple(self._process(Process(worker + 1), now_us, usage) for worker in range(boot.workers)),
+            limits=Limits(
+                floor_bytes=config.wal.floor_bytes,
+                dirty_bytes_max=config.store.dirty_bytes_max,
+                stall_ms=config.supervise.stall_ms,
+            ),
+        )
+
+    def _process(self, process: Process, now_us: int, usage: bool) -> ProcessFacts:
+        block = self._blocks(process)
+        values = block.values
+        pid, beat = values["pid"], values["heartbeat_us"]
+        alive = _alive(pid, self._boot.supervisor_pid)
+        worker = None if process == 0 else process - 1
+        groups, vshards = (0, 0) if worker is None else self._owned[worker]
+        return ProcessFacts(
+            name=process_name(process),
+            worker=worker,
+            state=_state(alive, bool(values["ready"]), self.draining),
+            pid=pid if alive else 0,
+            generation=values["generation"],
+            heartbeat_age_ms=max(0, now_us - beat) // 1000 if beat else None,
+            counters=block,
+            usage=self._usage(pid, now_us) if alive and usage else None,
+            cores=tuple(self._boot.pins[process]),
+            port=None if worker is None else self._boot.ports.workers[worker],
+            groups=groups,
+            vshards=vshards,
+        )
+
+    def _usage(self, pid: int, now_us: int) -> Usage | None:
+        read_us, found = self._usages.get(pid, (0, None))
+        if not read_us or now_us - read_us > USAGE_AGE_US_MAX:
+            if len(self._usages) > 2 * len(self._boot.pins):
+                self._usages.clear()
+            found = read_usage(pid)
+            self._usages[pid] = (now_us, found)
+        return found
+
+
+def _state(alive: bool, ready: bool, draining: bool) -> State:
+    if not alive:
+        return State.DOWN
+    if not ready:
+        return State.STARTING
+    return State.DRAINING if draining else State.READY
+
+
+def _alive(pid: int, parent_pid: int) -> bool:
+    """Whether `pid` runs and is a child of `parent_pid`: a number may have been given to another process since."""
+    fields = stat_fields(pid) if pid else None
+    return fields is not None and int(fields[1]) == parent_pid and fields[0] not in ("Z", "X")
+
+
+def stat_fields(pid: int) -> list[str] | None:
+    """The fields of /proc/PID/stat from the third (state) on; the second may hold blanks and brackets."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
+            return file.read().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+
+
+def read_usage(pid: int) -> Usage | None:
+    """What the kernel says of `pid`; None when it is gone."""
+    fields = stat_fields(pid)
+    if fields is None:
+        return None
+    try:
+        sizes = _rollup(pid)
+        open_files = len(os.listdir(f"/proc/{pid}/fd"))
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return Usage(
+        cpu_seconds=(int(fields[11]) + int(fields[12])) / TICKS_PER_SECOND,
+        resident_bytes=sizes.get("Rss", 0),
+        pss_bytes=sizes.get("Pss", 0),
+        threads=int(fields[17]),
+        open_files=open_files,
+    )
+
+
+def _rollup(pid: int) -> dict[str, int]:
+    """/proc/PID/smaps_rollup in bytes by name; the kernel yields its lock as it walks: the process is not held up."""
+    sizes = {}
+    with open(f"/proc/{pid}/smaps_rollup", encoding="ascii") as file:
+        for line in file:
+            name, _, rest = line.partition(":")
+            if rest.endswith("kB\n"):
+                sizes[name] = int(rest.split()[0]) * 1024
+    return sizes
+
+
+def _disk(path: str) -> Disk | None:
+    try:
+        found = os.statvfs(path)
+    except OSError:
+        return None
+    return Disk(size_bytes=found.f_blocks * found.f_frsize, free_bytes=found.f_bavail * found.f_frsize)

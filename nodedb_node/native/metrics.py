@@ -1,0 +1,67 @@
+"""csrc/metrics.h: the layout of a process's counter block, and its decoding from bytes.
+
+Invariant: the layout is asked of the compiler, so a word added to the header appears here by itself. Pure: it reads
+the bytes it is given; where they lie in shared memory is shm's part.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+
+from msgspec import Struct
+
+from nodedb_node._native import ffi
+
+_BLOCK = ffi.typeof("nd_metrics")
+_HISTOGRAM = ffi.typeof("nd_hist")
+
+BLOCK_BYTES: int = ffi.sizeof(_BLOCK)
+WORDS: Mapping[str, int] = {name: field.offset for name, field in _BLOCK.fields if field.type is not _HISTOGRAM}
+HISTOGRAMS: Mapping[str, int] = {name: field.offset for name, field in _BLOCK.fields if field.type is _HISTOGRAM}
+_BLOCK_WORDS = struct.Struct(f"={BLOCK_BYTES // 8}Q")
+_HISTOGRAM_WORDS: int = ffi.sizeof(_HISTOGRAM) // 8
+
+
+class Histogram(Struct, frozen=True):
+    """Counts by power of two: buckets[i] holds v with 2^(i-1) <= v < 2^i, buckets[0] v = 0; the last is open."""
+
+    count: int
+    sum: int
+    buckets: tuple[int, ...]
+
+    def minus(self, earlier: Histogram) -> Histogram:
+        """What was added since `earlier`; everything, when the process was restarted in between."""
+        if earlier.count > self.count:
+            return self
+        buckets = tuple(now - before for now, before in zip(self.buckets, earlier.buckets, strict=True))
+        return Histogram(self.count - earlier.count, self.sum - earlier.sum, buckets)
+
+    def quantile(self, share: float) -> int:
+        """An upper bound of the value below which `share` of the values lie; 0 when there are none."""
+        assert 0.0 <= share <= 1.0
+        total = sum(self.buckets)
+        seen = 0
+        for exponent, count in enumerate(self.buckets):
+            seen += count
+            if total and seen >= share * total:
+                return (1 << exponent) - 1
+        return 0
+
+
+class Block(Struct, frozen=True):
+    """One process's counters by the names of the header. Each word is whole; two words may be of different moments."""
+
+    values: Mapping[str, int]
+    histograms: Mapping[str, Histogram]
+
+
+def decode(raw: bytes | memoryview) -> Block:
+    """The block that begins at the first byte of `raw`."""
+    words = _BLOCK_WORDS.unpack_from(raw)
+    values = {name: words[offset // 8] for name, offset in WORDS.items()}
+    histograms = {}
+    for name, offset in HISTOGRAMS.items():
+        count, total, *buckets = words[offset // 8 : offset // 8 + _HISTOGRAM_WORDS]
+        histograms[name] = Histogram(count, total, tuple(buckets))
+    return Block(values, histograms)
