@@ -21,6 +21,8 @@ from typing import Self
 import lmdb
 import msgspec
 
+from nodedb_node.errors import Exit, StartError
+
 FORMAT = 1
 ENGINE_MAJOR = 0
 MAP_BYTES = 64 << 20
@@ -35,8 +37,11 @@ _GENERATION = b"generation"
 _BOOTSTRAPPED = b"bootstrapped"
 
 
-class CatalogError(Exception):
+class CatalogError(StartError):
     """The catalog cannot be used as it is; the text says what to do."""
+
+    def __init__(self, line: str) -> None:
+        super().__init__(Exit.DATA, line)
 
 
 class Identity(msgspec.Struct, frozen=True, kw_only=True):
@@ -135,7 +140,7 @@ class Catalog:
         """Set one setting, durably."""
         key, data = name.encode(), value.encode()
         if not 0 < len(key) <= NAME_BYTES_MAX or len(data) > VALUE_BYTES_MAX:
-            raise CatalogError(
+            raise ValueError(
                 f"setting {name[:40]!r}: name takes 1..{NAME_BYTES_MAX} B, value at most {VALUE_BYTES_MAX} B"
             )
         with self._environment.begin(db=self._settings, write=True) as change:
