@@ -8,9 +8,11 @@ but were written at slightly different moments; nothing here relates two of them
 from __future__ import annotations
 
 from enum import Enum
+from typing import NamedTuple, Protocol
 
 from msgspec import Struct
 
+from nodedb_node.ids import Process
 from nodedb_node.native.metrics import Block
 
 
@@ -21,6 +23,14 @@ class State(Enum):
     READY = "ready"
     DRAINING = "draining"
     DOWN = "down"
+
+
+class Life(NamedTuple):
+    """A process as the supervisor's table has it; once it is down, `generation` is that of its next life."""
+
+    state: State
+    pid: int
+    generation: int
 
 
 class Usage(Struct, frozen=True):
@@ -101,3 +111,13 @@ class NodeFacts(Struct, frozen=True, kw_only=True):
     def processes(self) -> tuple[ProcessFacts, ...]:
         """Control first, then the workers in order."""
         return (self.control, *self.workers)
+
+
+class Lives(Protocol):
+    """Where lives and counters are read: shared memory, or a table in a test."""
+
+    def life(self, process: Process) -> Life:
+        """What the supervisor has written about a process."""
+
+    def block(self, process: Process) -> Block:
+        """A process's counters."""

@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
 
 from nodedb_node import __version__
-from nodedb_node.admin.facts import Disk, Limits, NodeFacts, ProcessFacts, State, Usage
-from nodedb_node.ids import Process, process_name
-from nodedb_node.native.metrics import Block
+from nodedb_node._native import lib
+from nodedb_node.admin.facts import Disk, Limits, Lives, NodeFacts, ProcessFacts, State, Usage
+from nodedb_node.ids import CONTROL, Process, process_name
 from nodedb_node.supervisor.boot import Boot
 
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 USAGE_AGE_US_MAX = 1_000_000
+VSHARDS: int = lib.ND_VSHARDS
 
 
 def boottime_us() -> int:
@@ -27,13 +27,13 @@ def boottime_us() -> int:
 
 
 class Sources:
-    """The readers of one control process. `blocks(p)` is the counter block of process p, `owned` groups by worker."""
+    """The readers of one control process; `draining` is set by it."""
 
-    def __init__(self, boot: Boot, blocks: Callable[[Process], Block], owned: Sequence[tuple[int, int]]) -> None:
+    def __init__(self, boot: Boot, lives: Lives) -> None:
         self._boot = boot
-        self._blocks = blocks
-        self._owned = owned
+        self._lives = lives
         self._usages: dict[int, tuple[int, Usage | None]] = {}
+        self._groups = groups_by_worker(boot.groups, boot.workers)
         self.draining = False
 
     def facts(self, *, usage: bool) -> NodeFacts:
@@ -56,7 +56,7 @@ class Sources:
             http_port=boot.ports.http,
             draining=self.draining,
             disk=_disk(boot.data_dir),
-            control=self._process(Process(0), now_us, usage),
+            control=self._process(CONTROL, now_us, usage),
             workers=tuple(self._process(Process(worker + 1), now_us, usage) for worker in range(boot.workers)),
             limits=Limits(
                 floor_bytes=config.wal.floor_bytes,
@@ -66,25 +66,25 @@ class Sources:
         )
 
     def _process(self, process: Process, now_us: int, usage: bool) -> ProcessFacts:
-        block = self._blocks(process)
-        values = block.values
-        pid, beat = values["pid"], values["heartbeat_us"]
-        alive = _alive(pid, self._boot.supervisor_pid)
-        worker = None if process == 0 else process - 1
-        groups, vshards = (0, 0) if worker is None else self._owned[worker]
+        boot, block = self._boot, self._lives.block(process)
+        state, pid, generation = self._lives.life(process)
+        alive = state is not State.DOWN and pid > 0
+        beat = block.values["heartbeat_us"]
+        worker = None if process == CONTROL else process - 1
+        groups = 0 if worker is None else self._groups[worker]
         return ProcessFacts(
             name=process_name(process),
             worker=worker,
-            state=_state(alive, bool(values["ready"]), self.draining),
+            state=State.DRAINING if self.draining and state is State.READY else state,
             pid=pid if alive else 0,
-            generation=values["generation"],
+            generation=generation,
             heartbeat_age_ms=max(0, now_us - beat) // 1000 if beat else None,
             counters=block,
             usage=self._usage(pid, now_us) if alive and usage else None,
-            cores=tuple(self._boot.pins[process]),
-            port=None if worker is None else self._boot.ports.workers[worker],
+            cores=tuple(boot.pins[process]),
+            port=None if worker is None else boot.ports.workers[worker],
             groups=groups,
-            vshards=vshards,
+            vshards=groups * VSHARDS // boot.groups,
         )
 
     def _usage(self, pid: int, now_us: int) -> Usage | None:
@@ -97,18 +97,12 @@ class Sources:
         return found
 
 
-def _state(alive: bool, ready: bool, draining: bool) -> State:
-    if not alive:
-        return State.DOWN
-    if not ready:
-        return State.STARTING
-    return State.DRAINING if draining else State.READY
-
-
-def _alive(pid: int, parent_pid: int) -> bool:
-    """Whether `pid` runs and is a child of `parent_pid`: a number may have been given to another process since."""
-    fields = stat_fields(pid) if pid else None
-    return fields is not None and int(fields[1]) == parent_pid and fields[0] not in ("Z", "X")
+def groups_by_worker(groups: int, workers: int) -> list[int]:
+    """How many groups each worker serves: a group is where its first vShard is."""
+    counts = [0] * workers
+    for group in range(groups):
+        counts[group * VSHARDS // groups * workers // VSHARDS] += 1
+    return counts
 
 
 def stat_fields(pid: int) -> list[str] | None:

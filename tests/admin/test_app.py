@@ -67,7 +67,7 @@ def test_metrics_in_the_format_asked_for() -> None:
     ask = asking(node())
     plain = ask("/metrics")
     assert plain.headers["content-type"].startswith("text/plain")
-    assert "nodedb_commands_total{core=\"0\"} 0.0" in plain.text
+    assert 'nodedb_commands_total{core="0"} 0.0' in plain.text
     opened = ask("/metrics", headers={"accept": "application/openmetrics-text;version=1.0.0"})
     assert opened.headers["content-type"].startswith("application/openmetrics-text")
     assert opened.text.endswith("# EOF\n")

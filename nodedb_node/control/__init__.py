@@ -1,0 +1,1 @@
+"""The control process: what one node decides and reports outside the data path."""

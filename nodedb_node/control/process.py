@@ -1,0 +1,141 @@
+"""Composition root of the control process: catalog, facts, admin HTTP, heartbeat, drain. World file.
+
+Invariant: control is beside the data path. It maps the counters that workers write, asks them nothing, and can die and
+start again at any moment without a client noticing. Its loop wakes once a second when idle. When told to stop it turns
+unready first, keeps answering while workers drain, and ends after the last of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import time
+from pathlib import Path
+
+import uvloop
+
+from nodedb_node import log
+from nodedb_node.admin.app import Endpoints, application
+from nodedb_node.admin.facts import NodeFacts, State
+from nodedb_node.admin.loops import LoopRegistry
+from nodedb_node.admin.sources import Sources, boottime_us
+from nodedb_node.admin.status import Document, document
+from nodedb_node.control.memory import Memory
+from nodedb_node.control.server import AdminServer
+from nodedb_node.errors import Exit, StartError
+from nodedb_node.ids import Process
+from nodedb_node.metadata.catalog import Catalog, Identity
+from nodedb_node.supervisor.boot import Boot
+from nodedb_node.supervisor.child import ready
+from nodedb_node.supervisor.ports import listener
+
+TICK_SECONDS = 1.0
+SAMPLE_TICKS = 5
+
+
+def run(boot: Boot) -> None:
+    """Until told to stop; raises StartError when the process cannot do its work."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(Control(boot).main())
+
+
+class Control:
+    """The parts of one control process."""
+
+    def __init__(self, boot: Boot) -> None:
+        self._boot = boot
+        self._memory = Memory(boot.shm_fd, boot.bell_fds)
+        self._sources = Sources(boot, self._memory)
+        self._loops = LoopRegistry()
+        self._sampling = self._loops.add("sample")
+        self._samples: list[NodeFacts] = []
+        self._ticks = 0
+        self._stop = asyncio.Event()
+
+    async def main(self) -> None:
+        """Start everything, serve until SIGTERM, drain, end."""
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._stop.set)
+        with self._claimed() as catalog:
+            server = AdminServer(application(self._endpoints()), self._listening())
+            await server.start()
+            ticking = asyncio.create_task(self._tick())
+            self._memory.ready(self._boot.ports.http)
+            ready(self._boot)
+            log.info("control serves", http=self._boot.ports.http, catalog_engine=catalog.engine)
+            await self._stop.wait()
+            self._sources.draining = True
+            await self._workers_gone()
+            ticking.cancel()
+            await server.stop()
+
+    def _claimed(self) -> Catalog:
+        boot = self._boot
+        catalog = Catalog.open(Path(boot.data_dir) / "catalog")
+        try:
+            identity = Identity(cluster_id=boot.cluster_id, node_id=boot.node_id, groups=boot.groups)
+            catalog.claim(identity, boot.node_generation)
+        except StartError:
+            catalog.close()
+            raise
+        return catalog
+
+    def _listening(self) -> socket.socket:
+        host, port = self._boot.ports.http_host, self._boot.ports.http
+        try:
+            return listener(host, port)
+        except OSError as error:
+            reason = os.strerror(error.errno or 0)
+            line = f"cannot serve HTTP on {host}:{port}: {reason}; choose another with --http-port"
+            raise StartError(Exit.UNAVAILABLE, line) from error
+
+    def _endpoints(self) -> Endpoints:
+        sources = self._sources
+        return Endpoints(
+            facts=lambda: sources.facts(usage=False),
+            measured=lambda: sources.facts(usage=True),
+            document=self._document,
+            loops=self._loops.all,
+        )
+
+    def _document(self) -> Document:
+        return document(self._sources.facts(usage=True), self._samples[0] if self._samples else None)
+
+    async def _tick(self) -> None:
+        """Heartbeat every second; every few of them a sample, so that rates cover the last five to ten seconds."""
+        while True:
+            self._memory.beat(boottime_us())
+            if self._ticks % SAMPLE_TICKS == 0:
+                self._sample()
+            self._ticks += 1
+            await asyncio.sleep(TICK_SECONDS)
+
+    def _sample(self) -> None:
+        began = time.perf_counter()
+        try:
+            self._samples = [*self._samples[-1:], self._sources.facts(usage=False)]
+        except Exception as error:  # noqa: BLE001 - counted and shown; a report that fails must not end control
+            self._sampling.failed(error)
+        self._sampling.ran(time.perf_counter() - began)
+
+    async def _workers_gone(self) -> None:
+        """Until every worker has ended; the supervisor kills what takes too long, control included."""
+        lives = [self._memory.life(Process(worker + 1)) for worker in range(self._boot.workers)]
+        await asyncio.gather(*(_ended(life.pid) for life in lives if life.state is not State.DOWN and life.pid))
+
+
+async def _ended(pid: int) -> None:
+    """Until the process has ended, told by the kernel."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    gone = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    loop.add_reader(descriptor, gone.set)
+    try:
+        await gone.wait()
+    finally:
+        loop.remove_reader(descriptor)
+        os.close(descriptor)
