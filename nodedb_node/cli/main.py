@@ -1,5 +1,4 @@
-"""The command line's frame: finds a verb's file when it is used, and turns errors into one clear line and an exit
-code.
+"""The command line's frame: finds a verb's file when it is used, and turns errors into one clear line and an exit code.
 
 Invariant: what a user did wrong never ends in a trace; a trace is a defect. Verbs not used are not imported, so that
 `start` is quick.

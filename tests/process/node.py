@@ -44,7 +44,7 @@ def alive(pid: int) -> bool:
 
 
 class Node:
-    """One data directory and the node on it. Settings by `section.key`: Node(dir, {"store.dirty_bytes_max": 1 << 20})."""
+    """One data directory and the node on it. Settings by `section.key`: Node(dir, {"ring.bytes": 1 << 20})."""
 
     def __init__(
         self,

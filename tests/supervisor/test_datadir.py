@@ -1,0 +1,41 @@
+"""Groups of a new directory, and files replaced atomically."""
+
+from pathlib import Path
+
+import pytest
+
+from nodedb_node.errors import Exit, StartError
+from nodedb_node.supervisor.datadir import groups_for, open_data_dir
+
+
+@pytest.mark.parametrize(("workers", "groups"), [(1, 8), (2, 8), (3, 16), (4, 16), (5, 32), (64, 256), (256, 1024)])
+def test_groups(workers: int, groups: int) -> None:
+    assert groups_for(workers) == groups
+
+
+def test_a_directory_keeps_its_layout_whatever_is_asked(tmp_path: Path) -> None:
+    first = open_data_dir(str(tmp_path / "d"), 3)
+    first.close()
+    second = open_data_dir(str(tmp_path / "d"), 1)
+    second.close()
+    assert second.layout == first.layout and second.layout.workers == 3
+    assert second.node.node_id == first.node.node_id and second.node.generation == first.node.generation + 1
+    assert sorted(path.name for path in (tmp_path / "d" / "layout-1").iterdir()) == ["worker-0", "worker-1", "worker-2"]
+
+
+@pytest.mark.parametrize("name", ["node.json", "layout"])
+@pytest.mark.parametrize("content", ["", "{", '{"format": "x"}', "null"])
+def test_damage_is_said_with_the_file(tmp_path: Path, name: str, content: str) -> None:
+    open_data_dir(str(tmp_path), 1).close()
+    (tmp_path / name).write_text(content)
+    with pytest.raises(StartError, match=f"{name} is damaged") as caught:
+        open_data_dir(str(tmp_path), 1)
+    assert caught.value.code is Exit.DATA
+
+
+def test_data_without_identity_is_not_taken_over(tmp_path: Path) -> None:
+    open_data_dir(str(tmp_path), 1).close()
+    (tmp_path / "layout-1" / "worker-0" / "wal" / "1").write_text("data")
+    (tmp_path / "node.json").unlink()
+    with pytest.raises(StartError, match=r"no node\.json"):
+        open_data_dir(str(tmp_path), 1)
