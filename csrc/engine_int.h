@@ -1,0 +1,201 @@
+/* engine_int.h: what engine.c, batch.c, conn.c, front.c and peer.c share. Nothing outside these five files includes it. */
+#ifndef ND_ENGINE_INT_H
+#define ND_ENGINE_INT_H
+#include "engine.h"
+#include "resp.h"
+
+#define SRC_LOCAL 0                /* a connection of this worker; 1..workers: a connection of worker src - 1 */
+#define CONN_CALL 0x80000000u      /* in place of a connection: a call made by Python, the low bits are its token */
+#define READ_BYTES 65536           /* one read of a socket */
+#define SLOTS_MAX 8192             /* commands of one connection in flight; above it the connection is not read */
+#define PEER_MSG_BYTES 49152       /* commands or replies for a peer are cut into messages of about this size */
+
+/* Where a reply goes. */
+typedef struct dest {
+    uint32_t conn, gen, seq;
+    uint16_t src;
+    uint8_t resp;
+} dest;
+
+typedef struct op {
+    dest to;
+    bool read;                     /* a read that waits for the writes before it; its bytes are in batch.reads */
+    uint16_t vshard;
+    uint32_t offset;
+    const nd_cmdrow *row;
+} op;
+
+typedef struct bytes {
+    uint8_t *p;
+    size_t len, cap;
+} bytes;
+
+typedef struct batch {
+    struct batch *next;
+    uint64_t index, term, stamp, seed, opened_us;
+    bytes entry;                   /* header and commands as the log carries them */
+    bytes reads;
+    op *ops;
+    uint32_t n_ops, cap_ops;
+    uint32_t commands;
+    uint32_t group;
+    bool needs_space;
+} batch;
+
+typedef struct group {
+    uint32_t first, last;          /* vShards */
+    bool mine, listed;             /* listed: in engine.open_groups */
+    batch *open;                   /* gathers */
+    batch *sealed, *sealed_last;   /* closed, waiting to be proposed */
+    batch *flying, *flying_last;   /* proposed, in log order */
+    uint64_t applied, applied_term;
+} group;
+
+/* One source of commands whose reads must wait for its writes: a connection here, or one of a peer. */
+typedef struct origin {
+    uint32_t gen;
+    uint32_t pending;              /* writes not yet applied */
+    uint64_t vshards;              /* bit vShard % 64 of each of them; cleared when pending falls to 0 */
+} origin;
+
+typedef struct slot {
+    uint8_t state;                 /* SLOT_* */
+    bool write;
+    uint16_t peer;                 /* forwarded to worker peer - 1; 0 = here */
+    uint32_t start_ms;
+    uint32_t len;
+    union {
+        uint8_t small[20];
+        uint8_t *big;
+    } u;
+} slot;
+enum { SLOT_PENDING = 1, SLOT_READY = 2 };
+
+typedef struct conn {
+    int fd;
+    uint32_t idx;
+    origin origin;
+    uint8_t port_kind, resp;
+    bool readonly, dirty, closing, watch_out, muted, resuming;
+    uint8_t python;                /* PY_*: a command for Python stops the scan until it is answered */
+    bool queued;                   /* in the queue for Python */
+    nd_resp scan;
+    bytes in;                      /* bytes not yet scanned into commands */
+    nd_reply out;
+    size_t sent;                   /* of out */
+    slot *slots;                   /* ring of replies that are owed, seq % cap */
+    uint32_t slots_cap, head, tail;
+    nd_arg *py_argv;
+    uint8_t *py_bytes;
+    uint32_t py_argc;
+    char py_name[32];
+    uint64_t opened_us, last_us;
+} conn;
+enum { PY_NONE = 0, PY_WAITS = 1, PY_RUNS = 2 };
+
+typedef struct call_done {
+    uint32_t token;
+    uint8_t *p;
+    size_t n;
+} call_done;
+
+typedef struct call {
+    uint32_t token;
+    uint16_t peer;                 /* worker + 1, 0 = here */
+    bool write;
+    uint32_t start_ms;
+} call;
+
+typedef struct peer {
+    bytes commands, replies;       /* of this turn, not yet in the ring */
+    origin *origins;
+    uint32_t origins_cap;
+    uint32_t commands_n;
+} peer;
+
+typedef struct list {              /* of connection or group numbers */
+    uint32_t *v;
+    uint32_t n, cap;
+} list;
+
+struct nd_engine {
+    nd_engine_cfg cfg;
+    nd_store *store;
+    nd_cmdtab *tab;
+    nd_metrics *m;
+    nd_ringset *rings;
+    nd_page *page;
+    int epoll_fd;
+    int listen_fd[2];
+    uint64_t now_us, stamp;
+    int fatal;
+    int refuse;                    /* text kind, -1 = none */
+
+    conn **conns;                  /* by index */
+    list free_conns, dirty, resume, py_queue;
+    uint32_t conns_open, next_gen;
+
+    group groups[ND_GROUPS_MAX];
+    list open_groups;
+    batch *pool;
+    uint32_t pool_n;
+    uint64_t gathered_bytes, pending;
+    uint32_t vshard_first, vshard_last;  /* of this worker */
+    nd_wal_rec *recs;
+    batch **rec_batches;
+    uint32_t recs_n;
+
+    peer *peers;                   /* by worker number */
+    call *calls;
+    uint32_t calls_n, calls_cap;
+    call_done *done;
+    uint32_t done_head, done_n, done_cap;
+    uint8_t *done_last;
+
+    nd_event events[64];
+    uint32_t events_head, events_n;
+    nd_reply reply;                /* scratch */
+    nd_arg *argv;                  /* scratch for decoded commands */
+    uint32_t argv_cap;
+    uint8_t *rbuf;
+    char texts[ND_TEXTS][160];
+    char hosts[64][64];
+    uint32_t ports[64];
+    const nd_cmdrow *expire_row;
+};
+
+/* util (engine.c) */
+void list_push(list *l, uint32_t v);
+uint8_t *bytes_room(bytes *b, size_t more);
+void nd_engine_note(nd_engine *e, uint32_t kind, uint32_t conn_idx, uint64_t value, const char *text);
+void call_finish(nd_engine *e, uint32_t token, const uint8_t *p, size_t n);
+bool worker_of(nd_engine *e, uint32_t vshard, uint32_t *worker);
+
+/* batch.c */
+void submit(nd_engine *e, const nd_cmdrow *row, uint32_t vshard, const nd_arg *argv, uint32_t argc, const dest *to, origin *from);
+void run(nd_engine *e, const nd_cmdrow *row, uint32_t vshard, const nd_arg *argv, uint32_t argc, uint64_t stamp, uint64_t seed,
+         nd_reply *reply);
+uint32_t decode_args(nd_engine *e, const uint8_t *p, size_t n, size_t *at);
+void batches_free(nd_engine *e);
+
+/* conn.c */
+conn *conn_new(nd_engine *e, int fd, uint32_t port_kind);
+void conn_close(nd_engine *e, conn *c);
+slot *conn_slot(nd_engine *e, conn *c, bool write, uint32_t peer_number);
+void conn_complete(nd_engine *e, conn *c, uint32_t seq, const uint8_t *p, size_t n);
+void conn_reply_text(nd_engine *e, conn *c, const char *error);
+void conn_dirty(nd_engine *e, conn *c);
+void conn_resume(nd_engine *e, conn *c);
+void conn_watch(nd_engine *e, conn *c);
+void conn_python(nd_engine *e, conn *c, const nd_cmdrow *row, const nd_arg *argv, uint32_t argc);
+void deliver(nd_engine *e, const dest *to, const uint8_t *p, size_t n);
+void deliver_text(nd_engine *e, const dest *to, const char *error);
+
+/* peer.c */
+void peer_forward(nd_engine *e, uint32_t worker, const nd_cmdrow *row, uint32_t vshard, const nd_arg *argv, uint32_t argc,
+                  const dest *to);
+void peer_reply(nd_engine *e, const dest *to, const uint8_t *p, size_t n);
+void peers_poll(nd_engine *e, uint32_t rung);
+bool peers_flush(nd_engine *e);    /* true: something arrived meanwhile, poll again */
+void peers_free(nd_engine *e);
+#endif

@@ -1,0 +1,364 @@
+/* front.c: accept, read, scan, and the way of each command: answer, run, gather, forward, redirect, or hand to Python. */
+#define _GNU_SOURCE 1 /* accept4 */
+#include "engine_int.h"
+#include "slot.h"
+
+#include <arpa/inet.h>
+#include <ctype.h>
+#include <errno.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <string.h>
+#include <strings.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#define LISTENER 0xFFFFFF00u       /* epoll data of listening sockets: LISTENER | port kind */
+#define EVENTS_PER_POLL 512
+#define ACCEPTS_PER_POLL 64
+
+/* ---- refusals in Redis's words ---- */
+
+static void unknown_command(nd_engine *e, conn *c, const nd_arg *argv, uint32_t argc)
+{
+    char text[320];
+    int n;
+    const nd_cmdrow *container = argc > 1 ? nd_cmdtab_find(e->tab, argv, 1) : NULL;
+    if (container && !(container->flags & ND_CMD_INTERNAL)) {
+        char name[32];
+        for (n = 0; n < 31 && container->name[n]; n++)
+            name[n] = (char)toupper((unsigned char)container->name[n]);
+        name[n] = 0;
+        n = snprintf(text, sizeof text, "ERR unknown subcommand '%.*s'. Try %s HELP.",
+                     (int)(argv[1].len < 128 ? argv[1].len : 128), (const char *)argv[1].ptr, name);
+    } else {
+        n = snprintf(text, sizeof text, "ERR unknown command '%.*s', with args beginning with: ",
+                     (int)(argv[0].len < 128 ? argv[0].len : 128), (const char *)argv[0].ptr);
+        for (uint32_t i = 1; i < argc && n < 188; i++) {
+            uint32_t room = 188u - (uint32_t)n;
+            n += snprintf(text + n, sizeof text - (size_t)n, "'%.*s' ", (int)(argv[i].len < room ? argv[i].len : room),
+                          (const char *)argv[i].ptr);
+        }
+    }
+    for (int i = 0; i < n; i++) /* a reply line must stay one line */
+        if (text[i] == '\r' || text[i] == '\n')
+            text[i] = ' ';
+    conn_reply_text(e, c, text);
+}
+
+static void wrong_arity(nd_engine *e, conn *c, const nd_cmdrow *row)
+{
+    char text[128];
+    snprintf(text, sizeof text, "ERR wrong number of arguments for '%s' command", row->name);
+    conn_reply_text(e, c, text);
+}
+
+static void moved(nd_engine *e, conn *c, uint32_t slot_number, uint32_t worker)
+{
+    char host[64], text[160];
+    snprintf(host, sizeof host, "%s", e->hosts[worker]);
+    if (!host[0]) { /* the address the client reached us by reaches our neighbours too */
+        struct sockaddr_storage sa;
+        socklen_t len = sizeof sa;
+        const void *address = NULL;
+        if (getsockname(c->fd, (struct sockaddr *)&sa, &len) == 0)
+            address = sa.ss_family == AF_INET6 ? (const void *)&((struct sockaddr_in6 *)&sa)->sin6_addr
+                                               : (const void *)&((struct sockaddr_in *)&sa)->sin_addr;
+        if (!address || !inet_ntop(sa.ss_family, address, host, sizeof host))
+            host[0] = 0;
+    }
+    snprintf(text, sizeof text, "MOVED %u %s:%u", slot_number, host, e->ports[worker]);
+    conn_reply_text(e, c, text);
+}
+
+/* ---- one command ---- */
+
+static void answer_now(nd_engine *e, conn *c, const nd_cmdrow *row, const nd_arg *argv, uint32_t argc)
+{
+    if (c->head == c->tail) {
+        run(e, row, 0, argv, argc, e->stamp, e->stamp, &c->out);
+        conn_dirty(e, c);
+        return;
+    }
+    uint32_t seq = c->tail;
+    conn_slot(e, c, false, 0);
+    e->reply.len = 0;
+    e->reply.resp = c->resp;
+    run(e, row, 0, argv, argc, e->stamp, e->stamp, &e->reply);
+    conn_complete(e, c, seq, e->reply.buf, e->reply.len);
+}
+
+/* A read that nothing precedes goes straight into the output: no slot, no copy. */
+static bool read_now(nd_engine *e, conn *c, const nd_cmdrow *row, uint32_t vshard, const nd_arg *argv, uint32_t argc)
+{
+    if (!(row->flags & ND_CMD_READ) || c->head != c->tail)
+        return false;
+    ND_ASSERT(c->origin.pending == 0 || c->origin.vshards);
+    if (c->origin.pending && (c->origin.vshards >> (vshard & 63) & 1))
+        return false;
+    size_t before = c->out.len;
+    run(e, row, vshard, argv, argc, e->stamp, e->stamp, &c->out);
+    if (c->out.buf[before] == '-')
+        e->m->errors++;
+    e->m->commands_read++;
+    conn_dirty(e, c);
+    return true;
+}
+
+static void keyed(nd_engine *e, conn *c, const nd_cmdrow *row, const nd_arg *argv, uint32_t argc)
+{
+    uint32_t k = nd_cmdrow_key(row, argc, 0), slot_number = 0, vshard = ND_VSHARD_NONE;
+    for (uint32_t n = 0; k; k = nd_cmdrow_key(row, argc, ++n)) {
+        if (argv[k].len > ND_KEY_BYTES_MAX) {
+            conn_reply_text(e, c, e->texts[ND_TEXT_KEY_TOO_LONG]);
+            return;
+        }
+        uint32_t s = nd_slot_of(argv[k].ptr, argv[k].len);
+        if (vshard == ND_VSHARD_NONE) {
+            slot_number = s;
+            vshard = nd_vshard_of_slot(s);
+        } else if (vshard != nd_vshard_of_slot(s)) {
+            conn_reply_text(e, c, e->texts[ND_TEXT_CROSSSLOT]);
+            return;
+        }
+    }
+    if (vshard == ND_VSHARD_NONE) {
+        wrong_arity(e, c, row);
+        return;
+    }
+    uint32_t worker;
+    if (!worker_of(e, vshard, &worker)) {
+        conn_reply_text(e, c, e->texts[ND_TEXT_CLUSTERDOWN]);
+        return;
+    }
+    bool here = worker == e->cfg.self;
+    if (!here && (c->port_kind == ND_PORT_WORKER || e->cfg.moved)) {
+        moved(e, c, slot_number, worker);
+        return;
+    }
+    if (here && read_now(e, c, row, vshard, argv, argc))
+        return;
+    dest to = {.conn = c->idx, .gen = c->origin.gen, .seq = c->tail, .src = SRC_LOCAL, .resp = c->resp};
+    conn_slot(e, c, (row->flags & ND_CMD_WRITE) != 0, here ? 0 : worker + 1);
+    if (here)
+        submit(e, row, vshard, argv, argc, &to, &c->origin);
+    else
+        peer_forward(e, worker, row, vshard, argv, argc, &to);
+}
+
+static void dispatch(nd_engine *e, conn *c, const nd_arg *argv, uint32_t argc)
+{
+    e->m->commands++;
+    const nd_cmdrow *row = nd_cmdtab_find(e->tab, argv, argc);
+    if (!row || (row->flags & ND_CMD_INTERNAL)) {
+        unknown_command(e, c, argv, argc);
+        return;
+    }
+    if (row->arity >= 0 ? argc != (uint32_t)row->arity : argc < (uint32_t)-row->arity) {
+        wrong_arity(e, c, row);
+        return;
+    }
+    if (row->flags & ND_CMD_PYTHON)
+        conn_python(e, c, row, argv, argc);
+    else if (row->flags & ND_CMD_FAST)
+        answer_now(e, c, row, argv, argc);
+    else
+        keyed(e, c, row, argv, argc);
+}
+
+/* ---- bytes of one connection ---- */
+
+static void protocol_error(nd_engine *e, conn *c)
+{
+    char text[96];
+    e->m->protocol_errors++;
+    snprintf(text, sizeof text, "ERR %s", c->scan.error);
+    conn_reply_text(e, c, text);
+    nd_engine_note(e, ND_EVENT_PROTOCOL, c->idx, 0, c->scan.error);
+    c->closing = true;
+    c->in.len = 0;
+    conn_dirty(e, c);
+}
+
+static bool may_scan(const conn *c)
+{
+    return !c->closing && c->python == PY_NONE && c->tail - c->head < SLOTS_MAX;
+}
+
+/* Scan p[0..n) into commands; returns the bytes used up. */
+static size_t scan(nd_engine *e, conn *c, uint8_t *p, size_t n)
+{
+    size_t at = 0;
+    while (at < n && may_scan(c)) {
+        int64_t used = nd_resp_scan(&c->scan, p + at, n - at);
+        if (used == 0)
+            break;
+        if (used < 0) {
+            protocol_error(e, c);
+            return n;
+        }
+        at += (size_t)used;
+        if (c->scan.argc) /* an empty line or array is no command */
+            dispatch(e, c, c->scan.argv, c->scan.argc);
+        nd_resp_next(&c->scan);
+    }
+    return c->closing ? n : at;
+}
+
+static void keep(conn *c, const uint8_t *p, size_t n)
+{
+    memcpy(bytes_room(&c->in, n), p, n);
+    c->in.len += n;
+}
+
+static void scan_kept(nd_engine *e, conn *c)
+{
+    size_t used = scan(e, c, c->in.p, c->in.len);
+    if (used) {
+        c->in.len -= used;
+        memmove(c->in.p, c->in.p + used, c->in.len);
+    }
+    if (c->in.len == 0 && c->in.cap > READ_BYTES) {
+        free(c->in.p);
+        c->in = (bytes){0};
+    }
+}
+
+/* False: the connection is gone. */
+static bool read_some(nd_engine *e, conn *c)
+{
+    bool fresh = c->in.len == 0;
+    size_t room = READ_BYTES;
+    if (!fresh && c->scan.bulk > (int64_t)room) /* the rest of a large value in as few reads as the socket allows */
+        room = (size_t)c->scan.bulk;
+    uint8_t *to = fresh ? e->rbuf : bytes_room(&c->in, room);
+    ssize_t n = recv(c->fd, to, room, 0);
+    if (n <= 0) {
+        if (n < 0 && (errno == EAGAIN || errno == EINTR))
+            return true;
+        conn_close(e, c);
+        return false;
+    }
+    e->m->bytes_in += (uint64_t)n;
+    c->last_us = e->now_us;
+    if (fresh) {
+        size_t used = scan(e, c, to, (size_t)n);
+        if (used < (size_t)n)
+            keep(c, to + used, (size_t)n - used);
+    } else {
+        c->in.len += (size_t)n;
+        scan_kept(e, c);
+    }
+    return true;
+}
+
+static void client_event(nd_engine *e, conn *c, uint32_t events)
+{
+    if (events & EPOLLOUT)
+        conn_dirty(e, c), c->watch_out = false, conn_watch(e, c);
+    if (events & EPOLLIN) {
+        if (may_scan(c)) {
+            if (!read_some(e, c))
+                return;
+        } else {
+            c->muted = true; /* level-triggered: leave it unread without being called for it */
+            conn_watch(e, c);
+        }
+    }
+    if ((events & (EPOLLHUP | EPOLLERR)) && !(events & EPOLLIN))
+        conn_close(e, c);
+}
+
+static void resume_all(nd_engine *e)
+{
+    uint32_t n = e->resume.n; /* what resumes again while we are here waits for the next turn */
+    for (uint32_t i = 0; i < n; i++) {
+        conn *c = e->conns[e->resume.v[i]];
+        if (!c || !c->resuming)
+            continue;
+        c->resuming = false;
+        if (c->in.len)
+            scan_kept(e, c);
+        if (c->muted && may_scan(c)) {
+            c->muted = false;
+            conn_watch(e, c);
+        }
+    }
+    memmove(e->resume.v, e->resume.v + n, (e->resume.n - n) * sizeof *e->resume.v);
+    e->resume.n -= n;
+}
+
+/* ---- listening ---- */
+
+static void accept_some(nd_engine *e, uint32_t port_kind)
+{
+    for (int i = 0; i < ACCEPTS_PER_POLL; i++) {
+        int fd = accept4(e->listen_fd[port_kind], NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+        if (fd < 0)
+            return; /* EAGAIN, a client that left, or no descriptors: the next poll tries again */
+        int one = 1;
+        setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+        if (!conn_new(e, fd, port_kind)) {
+            char line[176];
+            int n = snprintf(line, sizeof line, "-%s\r\n", e->texts[ND_TEXT_MAXCLIENTS]);
+            if (send(fd, line, (size_t)n, MSG_NOSIGNAL) < 0)
+                e->m->errors++;
+            close(fd);
+        }
+    }
+}
+
+int nd_engine_listen(nd_engine *e, int fd, uint32_t port_kind)
+{
+    ND_ASSERT(port_kind <= ND_PORT_WORKER && e->listen_fd[port_kind] < 0);
+    struct epoll_event ev = {.events = EPOLLIN, .data.u32 = LISTENER | port_kind};
+    if (epoll_ctl(e->epoll_fd, EPOLL_CTL_ADD, fd, &ev) < 0)
+        return -errno;
+    e->listen_fd[port_kind] = fd;
+    return 0;
+}
+
+void nd_engine_unlisten(nd_engine *e)
+{
+    for (int i = 0; i < 2; i++) {
+        if (e->listen_fd[i] >= 0)
+            close(e->listen_fd[i]);
+        e->listen_fd[i] = -1;
+    }
+}
+
+/* ---- the turn ---- */
+
+static void poll_clients(nd_engine *e)
+{
+    struct epoll_event events[EVENTS_PER_POLL];
+    if (e->resume.n)
+        resume_all(e);
+    int n = epoll_wait(e->epoll_fd, events, EVENTS_PER_POLL, 0);
+    for (int i = 0; i < n; i++) {
+        uint32_t id = events[i].data.u32;
+        if (id >= LISTENER) {
+            accept_some(e, id & 0xFF);
+            continue;
+        }
+        conn *c = e->conns[id];
+        if (c)
+            client_event(e, c, events[i].events);
+    }
+}
+
+int nd_engine_poll(nd_engine *e, uint64_t now_us, uint64_t stamp, uint32_t rung)
+{
+    e->now_us = now_us;
+    e->stamp = stamp > e->stamp ? stamp : e->stamp;
+    e->m->turns++;
+    if (e->rings)
+        peers_poll(e, rung);
+    if (e->gathered_bytes <= e->cfg.gather_bytes_max)
+        poll_clients(e);
+    if (e->fatal)
+        return e->fatal;
+    return (e->open_groups.n ? ND_TURN_PROPOSE : 0) | (e->py_queue.n ? ND_TURN_PYTHON : 0) |
+           (e->gathered_bytes > e->cfg.gather_bytes_max ? ND_TURN_PAUSED : 0);
+}
