@@ -46,6 +46,7 @@ typedef struct nd_engine_cfg {
     uint32_t connections_max;
     uint32_t deadline_ms;         /* a command unanswered for so long is answered DEADLINE or UNKNOWN */
     uint64_t output_bytes_max;    /* a connection with more unsent output is closed */
+    uint64_t query_bytes_max;     /* a connection with more unscanned input is closed */
     uint64_t gather_bytes_max;    /* writes not yet applied; above it clients are not read */
     uint32_t moved;               /* 1: the shared port answers MOVED for foreign keys, 0: it forwards; worker ports always MOVED */
 } nd_engine_cfg;
@@ -82,6 +83,7 @@ typedef struct nd_conn_info {
 #define ND_EVENT_PROTOCOL 2
 #define ND_EVENT_RING_CORRUPT 3
 #define ND_EVENT_PEER_RESTARTED 4
+#define ND_EVENT_QUERY_LIMIT 5
 typedef struct nd_event {
     uint32_t kind, conn;
     uint64_t value;

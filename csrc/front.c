@@ -250,6 +250,11 @@ static bool read_some(nd_engine *e, conn *c)
         c->in.len += (size_t)n;
         scan_kept(e, c);
     }
+    if (c->in.len > e->cfg.query_bytes_max) {
+        nd_engine_note(e, ND_EVENT_QUERY_LIMIT, c->idx, c->in.len, "");
+        conn_close(e, c);
+        return false;
+    }
     return true;
 }
 

@@ -57,9 +57,9 @@ static int number_line(const uint8_t *buf, size_t len, size_t at, int64_t *value
     int64_t v = 0;
     unsigned digits = 0;
     for (i += negative; i < len && buf[i] >= '0' && buf[i] <= '9'; i++) {
-        v = v * 10 + (buf[i] - '0');
         if (++digits > 18)
             return -1;
+        v = v * 10 + (buf[i] - '0');
     }
     if (i == len)
         return 0;

@@ -1,0 +1,1 @@
+"""Clients' commands that Python answers."""

@@ -1,0 +1,1 @@
+"""What a worker does with its groups: turns, checkpoints, recovery."""

@@ -1,0 +1,248 @@
+"""Composition root of a worker: opens what it owns, recovers, serves, drains.
+
+Invariant: no client is accepted before the rows hold everything the log has, and the process ends with a clean mark in the
+log or not at all (a crash is a recovery like any other). World file: sockets, descriptors, clocks and the event loop meet here.
+"""
+
+import asyncio
+import gc
+import signal
+import socket
+import time
+from typing import Any
+
+import uvloop
+
+from nodedb_node import log
+from nodedb_node.clocks.hlc import Hlc
+from nodedb_node.config import MIB
+from nodedb_node.errors import Kind
+from nodedb_node.native import engine as native
+from nodedb_node.native.engine import Engine, EngineConfig
+from nodedb_node.native.store import Store
+from nodedb_node.supervisor import child
+from nodedb_node.supervisor.boot import Boot
+from workers.frontend.sessions import Sessions
+from workers.shard import recovery
+from workers.shard.checkpoint import Checkpointer
+from workers.shard.turn import Turns
+
+TICK_S = 0.1
+CHECKPOINT_TICK_S = 0.001  # while a checkpoint runs, the loop's lateness is what it must not spoil
+SWEEP_ROWS = 200
+HOUSEKEEP_ROWS = 2_000
+DRAIN_S = 5.0
+GATHER_BYTES_MAX = 32 * MIB
+NO_SPACE_RETRY_TICKS = 10
+
+
+def now_us() -> int:
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1000
+
+
+def wall_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def run(boot: Boot) -> int:
+    """Serve until SIGTERM; the process's exit code."""
+    loop = uvloop.new_event_loop()
+    asyncio.set_event_loop(loop)
+    worker = Worker(boot, loop)
+    try:
+        worker.start()
+        loop.run_forever()
+        worker.stop()
+    except OSError as error:
+        # A failed disk or store: what was not acknowledged is not promised, and another process recovers the rest.
+        log.exception("worker stops", error=error)
+        return 74
+    return worker.exit_code
+
+
+class Worker:
+    """One worker process; also the hooks of its turns."""
+
+    def __init__(self, boot: Boot, loop: asyncio.AbstractEventLoop) -> None:
+        self.boot = boot
+        self.loop = loop
+        self.exit_code = 0
+        self._again = False
+        self._draining = False
+        self._tick_due = 0.0
+        self._refused_ticks = 0
+        self.shared = Shared(boot.shm_fd, boot.process, boot.bell_fds, boot.config.ring.overflow_bytes)
+        self.metrics = self.shared.metrics(boot.process)
+        self.groups = [g for g in range(boot.groups) if worker_of_group(g, boot.groups, boot.workers) == boot.worker]
+
+    # ---- start and stop ----
+
+    def start(self) -> None:
+        """Recover, then listen; SIGTERM begins the drain."""
+        boot = self.boot
+        self.store = recovery.open_store(boot, self.groups)
+        self.engine = self._engine()
+        self.log = recovery.open_log(boot, self.groups, self.store, self.engine)
+        self.hlc = Hlc(self.engine.stamp())
+        self.turns = Turns(self.engine, self.log, self.hlc, self, now_us, wall_ms)
+        self.sessions = Sessions(self)
+        self.checkpointer = Checkpointer(self.store, self.groups, self.engine.applied, self.log.compact)
+        self._listen()
+        self.loop.add_reader(self.engine.epoll_fd(), self.turns.on_clients)
+        self.loop.add_reader(self.shared.bell, self.turns.on_bell)
+        self.loop.add_reader(self.log.fd, self.turns.on_log)
+        self.loop.add_reader(self.store.checkpoint_fd(), self._on_checkpoint)
+        self.loop.set_exception_handler(self._fail)
+        self.loop.add_signal_handler(signal.SIGTERM, self._drain)
+        self._tick_due = self.loop.time()
+        self._tick()
+        self.turns.flush(now_us())  # lets peers ring
+        self.metrics.ready = 1
+        self.shared.ready([self.boot.ports.clients, self.boot.ports.workers[boot.worker], 0, 0])
+        child.ready(boot)
+        gc.collect()
+        gc.freeze()
+
+    def stop(self) -> None:
+        """After the loop: everything is answered or past its time."""
+        if self.exit_code == 0:
+            self.log.close(mark=True)
+        self.engine.close()
+        self.store.close()
+
+    def _engine(self) -> Engine:
+        boot, clients = self.boot, self.boot.config.clients
+        config = EngineConfig(
+            worker=boot.worker,
+            workers=boot.workers,
+            groups=boot.groups,
+            generation=boot.generation + (boot.node_generation << 16),
+            connections_max=max(64, clients.connections_max // boot.workers),
+            deadline_ms=clients.deadline_ms,
+            output_bytes_max=clients.output_bytes_max,
+            query_bytes_max=clients.query_bytes_max,
+            gather_bytes_max=GATHER_BYTES_MAX,
+            moved=clients.mode == "moved",
+        )
+        engine = Engine(config, self.store, build_cmdtab(), self.metrics)
+        for kind, text in native.texts(clients.deadline_ms).items():
+            engine.text(kind, text)
+        for worker, port in enumerate(boot.ports.workers):
+            engine.advertise(worker, boot.config.node.announce, port)
+        engine.rings(self.shared.ringset, self.shared.page)
+        return engine
+
+    def _listen(self) -> None:
+        ports = self.boot.ports
+        for port, kind in ((ports.clients, native.PORT_SHARED), (ports.workers[self.boot.worker], native.PORT_WORKER)):
+            family = socket.AF_INET6 if ":" in ports.clients_host else socket.AF_INET
+            sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            sock.bind((ports.clients_host, port))
+            sock.listen(1024)
+            self.engine.listen(sock.detach(), kind)
+
+    def _drain(self) -> None:
+        """Take no more clients, answer what is owed, then end the loop."""
+        if self._draining:
+            return
+        self._draining = True
+        self.engine.unlisten()
+        log.info("draining", pending=self.engine.pending())
+        self.loop.call_later(DRAIN_S, self.loop.stop)
+        self._check_drained()
+
+    def _check_drained(self) -> None:
+        if self._draining and self.engine.pending() == 0 and not self.log.busy:
+            self.turns.flush(now_us())
+            self.engine.close_connections()
+            self.loop.stop()
+
+    def _fail(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """A callback raised: a failed disk or store, or a defect. Stop acknowledging at once; a successor recovers."""
+        error = context.get("exception")
+        log.error("worker stops", error=error or context.get("message"), trace=trace_of(error))
+        self.exit_code = 74 if isinstance(error, OSError) else 70
+        self.loop.stop()
+
+    # ---- hooks of the turn ----
+
+    def run_commands(self) -> None:
+        self.sessions.run()
+
+    def log_events(self) -> None:
+        while event := self.engine.next_event():
+            log_event(event)
+
+    def again(self) -> None:
+        if not self._again:
+            self._again = True
+            self.loop.call_soon(self._run_again)
+
+    def _run_again(self) -> None:
+        self._again = False
+        self.turns.on_clients()
+
+    def watch_clients(self, watch: bool) -> None:
+        if watch:
+            self.loop.add_reader(self.engine.epoll_fd(), self.turns.on_clients)
+        else:
+            self.loop.remove_reader(self.engine.epoll_fd())
+
+    def no_space(self) -> None:
+        if self._refused_ticks == 0:
+            log.warning("writes refused: no disk space")
+        self.metrics.nospace = 1
+        self._refused_ticks = NO_SPACE_RETRY_TICKS
+        self.engine.refuse_writes(native.TEXT_NOSPACE)
+
+    def committed(self) -> None:
+        if self.checkpointer.maybe_begin(now_us()):
+            self.loop.call_later(CHECKPOINT_TICK_S, self._checkpoint_tick, self.loop.time() + CHECKPOINT_TICK_S)
+        if self._draining:
+            self._check_drained()
+
+    # ---- timers ----
+
+    def _tick(self) -> None:
+        """Ten times a second: deadlines, expiry, bounded background work, figures."""
+        late_s = self.loop.time() - self._tick_due
+        now = now_us()
+        self.metrics.heartbeat_us = now
+        self.shared.stall(self.boot.process, max(0, int(late_s * 1e6)))
+        if self._refused_ticks:
+            self._refused_ticks -= 1
+            if self._refused_ticks == 0:  # the next write finds out
+                self.metrics.nospace = 0
+                self.engine.refuse_writes(-1)
+        self.turns.after(self.engine.expire(now))
+        if self.store.read_stats().rows_with_expiry:
+            self.engine.sweep(self.turns.read_stamp(), now, SWEEP_ROWS)
+            self.turns.propose()
+        self.store.housekeep(HOUSEKEEP_ROWS)
+        self.committed()
+        self._copy_figures()
+        self._tick_due = self.loop.time() + TICK_S
+        self.loop.call_at(self._tick_due, self._tick)
+
+    def _checkpoint_tick(self, due: float) -> None:
+        """While a checkpoint runs: how late the loop is, and the checkpoint's own leavings."""
+        self.shared.stall(self.boot.process, max(0, int((self.loop.time() - due) * 1e6)))
+        if self.checkpointer.running:
+            due = self.loop.time() + CHECKPOINT_TICK_S
+            self.loop.call_at(due, self._checkpoint_tick, due)
+
+    def _on_checkpoint(self) -> None:
+        duration_ms = self.checkpointer.on_thread(now_us())
+        if duration_ms is not None:
+            self.shared.checkpoint(self.boot.process, duration_ms)
+            log.info("checkpoint", ms=duration_ms, rows=self.store.read_stats().rows)
+
+    def _copy_figures(self) -> None:
+        """Into shared memory, for control to read."""
+        stats, m = self.store.read_stats(), self.metrics
+        m.store_rows, m.store_resident_rows = stats.rows, stats.resident_rows
+        m.store_dirty_rows, m.store_dirty_bytes = stats.dirty_rows, stats.dirty_bytes
+        m.store_memory_bytes, m.store_checkpoints = stats.memory_bytes, stats.checkpoints
+        m.store_cold_reads, m.store_evictions = stats.cold_reads, stats.evictions
