@@ -93,7 +93,7 @@ int nd_engine_new(const nd_engine_cfg *cfg, nd_store *store, nd_cmdtab *tab, nd_
     for (uint32_t i = cfg->connections_max; i-- > 0;)
         list_push(&e->free_conns, i);
     init_groups(e);
-    e->expire_row = find_row(tab, "expire-delete");
+    e->expire_row = find_row(tab, "nd.expire");
     e->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     if (e->epoll_fd < 0) {
         rc = -errno;

@@ -39,6 +39,12 @@ typedef struct nd_metrics {
 } nd_metrics;
 /* cffi:end */
 
+#ifdef ND_CFFI_ONLY /* what cffi is told of the inline function below */
+/* cffi:begin */
+void nd_hist_add(nd_hist *h, uint64_t v);
+/* cffi:end */
+#endif
+
 static inline void nd_hist_add(nd_hist *h, uint64_t v)
 {
     unsigned i = v == 0 ? 0 : 64 - (unsigned)__builtin_clzll(v);

@@ -18,6 +18,8 @@ class Kind(Enum):
     CLUSTERDOWN = "CLUSTERDOWN Hash slot not served"
     MOVED = "MOVED {slot} {host}:{port}"
     CROSSSLOT = "CROSSSLOT Keys in request don't hash to the same slot"
+    MAXCLIENTS = "ERR max number of clients reached"
+    KEY_TOO_LONG = "ERR key is longer than {bytes_max} bytes"
     WRONGTYPE = "WRONGTYPE Operation against a key holding the wrong kind of value"
     SYNTAX = "ERR syntax error"
     NOT_AN_INTEGER = "ERR value is not an integer or out of range"

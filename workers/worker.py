@@ -9,6 +9,7 @@ import gc
 import signal
 import socket
 import time
+import traceback
 from typing import Any
 
 import uvloop
@@ -16,12 +17,13 @@ import uvloop
 from nodedb_node import log
 from nodedb_node.clocks.hlc import Hlc
 from nodedb_node.config import MIB
-from nodedb_node.errors import Kind
 from nodedb_node.native import engine as native
 from nodedb_node.native.engine import Engine, EngineConfig
-from nodedb_node.native.store import Store
+from nodedb_node.native.process import OwnEnd
+from nodedb_node.routing.places import groups_of_worker
 from nodedb_node.supervisor import child
 from nodedb_node.supervisor.boot import Boot
+from workers.commands.table import build_cmdtab
 from workers.frontend.sessions import Sessions
 from workers.shard import recovery
 from workers.shard.checkpoint import Checkpointer
@@ -60,6 +62,10 @@ def run(boot: Boot) -> int:
     return worker.exit_code
 
 
+def trace(error: BaseException | None) -> str:
+    return "".join(traceback.format_exception(error)) if error is not None else ""
+
+
 class Worker:
     """One worker process; also the hooks of its turns."""
 
@@ -71,9 +77,9 @@ class Worker:
         self._draining = False
         self._tick_due = 0.0
         self._refused_ticks = 0
-        self.shared = Shared(boot.shm_fd, boot.process, boot.bell_fds, boot.config.ring.overflow_bytes)
-        self.metrics = self.shared.metrics(boot.process)
-        self.groups = [g for g in range(boot.groups) if worker_of_group(g, boot.groups, boot.workers) == boot.worker]
+        self.shared = OwnEnd(boot.shm_fd, boot.process, boot.bell_fds, boot.config.ring.overflow_bytes)
+        self.metrics = self.shared.metrics
+        self.groups = groups_of_worker(boot.worker, boot.groups, boot.workers)
 
     # ---- start and stop ----
 
@@ -162,7 +168,7 @@ class Worker:
     def _fail(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """A callback raised: a failed disk or store, or a defect. Stop acknowledging at once; a successor recovers."""
         error = context.get("exception")
-        log.error("worker stops", error=error or context.get("message"), trace=trace_of(error))
+        log.error("worker stops", error=error or context.get("message"), trace=trace(error))
         self.exit_code = 74 if isinstance(error, OSError) else 70
         self.loop.stop()
 
@@ -173,7 +179,7 @@ class Worker:
 
     def log_events(self) -> None:
         while event := self.engine.next_event():
-            log_event(event)
+            log.warning(native.EVENT_MESSAGES[event.kind], number=event.conn, value=event.value, what=event.text)
 
     def again(self) -> None:
         if not self._again:
@@ -210,7 +216,7 @@ class Worker:
         late_s = self.loop.time() - self._tick_due
         now = now_us()
         self.metrics.heartbeat_us = now
-        self.shared.stall(self.boot.process, max(0, int(late_s * 1e6)))
+        self.shared.observe("loop_stall_us", max(0, int(late_s * 1e6)))
         if self._refused_ticks:
             self._refused_ticks -= 1
             if self._refused_ticks == 0:  # the next write finds out
@@ -228,7 +234,7 @@ class Worker:
 
     def _checkpoint_tick(self, due: float) -> None:
         """While a checkpoint runs: how late the loop is, and the checkpoint's own leavings."""
-        self.shared.stall(self.boot.process, max(0, int((self.loop.time() - due) * 1e6)))
+        self.shared.observe("loop_stall_us", max(0, int((self.loop.time() - due) * 1e6)))
         if self.checkpointer.running:
             due = self.loop.time() + CHECKPOINT_TICK_S
             self.loop.call_at(due, self._checkpoint_tick, due)
@@ -236,7 +242,7 @@ class Worker:
     def _on_checkpoint(self) -> None:
         duration_ms = self.checkpointer.on_thread(now_us())
         if duration_ms is not None:
-            self.shared.checkpoint(self.boot.process, duration_ms)
+            self.shared.observe("checkpoint_ms", duration_ms)
             log.info("checkpoint", ms=duration_ms, rows=self.store.read_stats().rows)
 
     def _copy_figures(self) -> None:

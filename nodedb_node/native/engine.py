@@ -7,6 +7,7 @@ A negative return is fatal for the worker and becomes an OSError.
 from typing import Any, NamedTuple
 
 from nodedb_node._native import ffi, lib
+from nodedb_node.errors import Kind
 from nodedb_node.native.store import Store, check
 
 PROPOSE: int = lib.ND_TURN_PROPOSE
@@ -20,6 +21,30 @@ TEXT_NOSPACE: int = lib.ND_TEXT_NOSPACE
 
 PORT_SHARED: int = lib.ND_PORT_SHARED
 PORT_WORKER: int = lib.ND_PORT_WORKER
+
+
+def texts(deadline_ms: int) -> dict[int, str]:
+    """Error replies that C gives, from the one table of errors."""
+    return {
+        lib.ND_TEXT_OVERLOAD: Kind.OVERLOAD.value.format(retry_ms=50, what="the worker's queue is full"),
+        lib.ND_TEXT_NOSPACE: Kind.NOSPACE.value,
+        lib.ND_TEXT_UNKNOWN: Kind.UNKNOWN.value,
+        lib.ND_TEXT_DEADLINE: Kind.DEADLINE.value.format(deadline_ms=deadline_ms),
+        lib.ND_TEXT_TRYAGAIN: Kind.TRYAGAIN.value.format(what="the key's worker restarts"),
+        lib.ND_TEXT_CROSSSLOT: Kind.CROSSSLOT.value,
+        lib.ND_TEXT_MAXCLIENTS: Kind.MAXCLIENTS.value,
+        lib.ND_TEXT_KEY_TOO_LONG: Kind.KEY_TOO_LONG.value.format(bytes_max=lib.ND_KEY_BYTES_MAX),
+        lib.ND_TEXT_CLUSTERDOWN: Kind.CLUSTERDOWN.value,
+    }
+
+
+EVENT_MESSAGES: dict[int, str] = {
+    lib.ND_EVENT_OUTPUT_LIMIT: "client closed: it does not read its replies",
+    lib.ND_EVENT_QUERY_LIMIT: "client closed: its unread input is too long",
+    lib.ND_EVENT_PROTOCOL: "client closed: protocol error",
+    lib.ND_EVENT_RING_CORRUPT: "a peer's ring holds nonsense",
+    lib.ND_EVENT_PEER_RESTARTED: "peer worker restarted",
+}
 
 
 class EngineConfig(NamedTuple):
