@@ -1,8 +1,8 @@
 """Which vShards make a group and which worker runs it, as arithmetic.
 
-Invariant: groups are contiguous runs of vShards and workers contiguous runs of groups, so that a worker's place in the key
-space is one range and splitting a group never moves a key to another worker. The number of groups is a power of two, fixed
-when a data directory is made. What a group owns after moves is state of its own log, not of this file.
+Invariant: groups are contiguous runs of vShards and workers contiguous runs of groups, so that a worker's place in the
+key space is one range and splitting a group never moves a key to another worker. The number of groups is a power of
+two, fixed when a data directory is made. What a group owns after moves is state of its own log, not of this file.
 """
 
 from nodedb_node.ids import Group, VShard, Worker
