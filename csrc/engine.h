@@ -59,11 +59,6 @@ typedef struct nd_engine_cfg {
 #define ND_TURN_MORE 16           /* work was left for the next turn: poll again soon */
 #define ND_TURN_EVENTS 32         /* nd_engine_event_next has something to log */
 
-typedef struct nd_commit {
-    uint32_t group;
-    uint64_t first, last;         /* indexes, inclusive */
-} nd_commit;
-
 /* A command for Python. Valid until the reply is given; argv is owned by the engine. */
 typedef struct nd_python_cmd {
     uint32_t conn, gen;

@@ -19,8 +19,6 @@
 
 /* cffi:begin */
 typedef struct nd_store nd_store;
-typedef struct nd_cut nd_cut;
-typedef struct nd_install nd_install;
 
 typedef struct nd_store_cfg {
     const char *path;            /* existing directory of the LMDB environment; copied */
@@ -81,20 +79,6 @@ int nd_store_checkpoint_end(nd_store *s);
  * returns the number of rows it handled, at most `rows_max`. */
 int nd_store_housekeep(nd_store *s, uint32_t rows_max);
 
-/* ---- cut, iterate, install (worker-count change, later snapshots and migration) ----
- * A cut shows one vShard as of the last completed checkpoint. Chunk: rows of {u32 key_len, u32 val_len, u8 type, u8 pad[3],
- * i64 expire_ms, key, value}, little-endian. */
-int nd_cut_open(nd_store *s, uint32_t vshard, nd_cut **out, uint64_t *applied_index, uint64_t *count, uint64_t *hash);
-int64_t nd_cut_next(nd_cut *c, uint8_t *buf, uint64_t cap);   /* bytes written, 0 = end, -ENOBUFS = cap below one row */
-void nd_cut_close(nd_cut *c);
-/* Install fills a new slice in small transactions, and commit switches the vShard's header to it in one. */
-int nd_install_begin(nd_store *s, uint32_t vshard, uint32_t group, nd_install **out);
-int nd_install_chunk(nd_install *in, const uint8_t *buf, uint64_t len);
-/* -EBADMSG when count or hash differ from what was installed (nothing switched). Frees `in` in every case. */
-int nd_install_commit(nd_install *in, uint64_t applied_index, uint64_t count, uint64_t hash);
-void nd_install_abort(nd_install *in);
-/* Write a group header outside a checkpoint, in a synced transaction of its own (no checkpoint may be running). */
-int nd_store_group_put(nd_store *s, const nd_store_group *g);
 /* cffi:end */
 
 /* ---- rows, for commands ---- */

@@ -1,11 +1,13 @@
 """Composition root of a worker: opens what it owns, recovers, serves, drains.
 
-Invariant: no client is accepted before the rows hold everything the log has, and the process ends with a clean mark in the
-log or not at all (a crash is a recovery like any other). World file: sockets, descriptors, clocks and the event loop meet here.
+Invariant: no client is accepted before the rows hold everything the log has, and the process ends with a clean mark in
+the log or not at all (a crash is a recovery like any other). World file: sockets, descriptors, clocks and the event
+loop meet here.
 """
 
 import asyncio
 import gc
+import os
 import signal
 import socket
 import time
@@ -14,16 +16,19 @@ from typing import Any
 
 import uvloop
 
-from nodedb_node import log
+from nodedb_node import __version__, log
 from nodedb_node.clocks.hlc import Hlc
 from nodedb_node.config import MIB
 from nodedb_node.native import engine as native
 from nodedb_node.native.engine import Engine, EngineConfig
-from nodedb_node.native.process import OwnEnd
+from nodedb_node.native.page import Page
+from nodedb_node.native.ringset import NativeRingSet
+from nodedb_node.native.shm import SharedMemory
 from nodedb_node.routing.places import groups_of_worker
 from nodedb_node.supervisor import child
 from nodedb_node.supervisor.boot import Boot
 from workers.commands.table import build_cmdtab
+from workers.frontend.facts import Figures
 from workers.frontend.sessions import Sessions
 from workers.shard import recovery
 from workers.shard.checkpoint import Checkpointer
@@ -77,8 +82,10 @@ class Worker:
         self._draining = False
         self._tick_due = 0.0
         self._refused_ticks = 0
-        self.shared = OwnEnd(boot.shm_fd, boot.process, boot.bell_fds, boot.config.ring.overflow_bytes)
-        self.metrics = self.shared.metrics
+        self.shm = SharedMemory(boot.shm_fd)
+        self.rings = NativeRingSet(self.shm, boot.process, boot.bell_fds, boot.config.ring.overflow_bytes)
+        self.page = Page(self.shm)
+        self.metrics = self.shm.metrics(boot.process)
         self.groups = groups_of_worker(boot.worker, boot.groups, boot.workers)
 
     # ---- start and stop ----
@@ -88,14 +95,16 @@ class Worker:
         boot = self.boot
         self.store = recovery.open_store(boot, self.groups)
         self.engine = self._engine()
-        self.log = recovery.open_log(boot, self.groups, self.store, self.engine)
+        self.log = recovery.open_log(
+            boot, self.groups, self.store, self.engine, native.histogram(self.metrics, "wal_sync_us")
+        )
         self.hlc = Hlc(self.engine.stamp())
         self.turns = Turns(self.engine, self.log, self.hlc, self, now_us, wall_ms)
         self.sessions = Sessions(self)
         self.checkpointer = Checkpointer(self.store, self.groups, self.engine.applied, self.log.compact)
         self._listen()
         self.loop.add_reader(self.engine.epoll_fd(), self.turns.on_clients)
-        self.loop.add_reader(self.shared.bell, self.turns.on_bell)
+        self.loop.add_reader(self.rings.bell, self.turns.on_bell)
         self.loop.add_reader(self.log.fd, self.turns.on_log)
         self.loop.add_reader(self.store.checkpoint_fd(), self._on_checkpoint)
         self.loop.set_exception_handler(self._fail)
@@ -104,7 +113,7 @@ class Worker:
         self._tick()
         self.turns.flush(now_us())  # lets peers ring
         self.metrics.ready = 1
-        self.shared.ready([self.boot.ports.clients, self.boot.ports.workers[boot.worker], 0, 0])
+        self.shm.ready(boot.process, [boot.ports.clients, boot.ports.workers[boot.worker], 0, 0])
         child.ready(boot)
         gc.collect()
         gc.freeze()
@@ -135,7 +144,7 @@ class Worker:
             engine.text(kind, text)
         for worker, port in enumerate(boot.ports.workers):
             engine.advertise(worker, boot.config.node.announce, port)
-        engine.rings(self.shared.ringset, self.shared.page)
+        engine.rings(self.rings.handle, self.page.handle)
         return engine
 
     def _listen(self) -> None:
@@ -199,7 +208,6 @@ class Worker:
     def no_space(self) -> None:
         if self._refused_ticks == 0:
             log.warning("writes refused: no disk space")
-        self.metrics.nospace = 1
         self._refused_ticks = NO_SPACE_RETRY_TICKS
         self.engine.refuse_writes(native.TEXT_NOSPACE)
 
@@ -209,6 +217,27 @@ class Worker:
         if self._draining:
             self._check_drained()
 
+    def now_us(self) -> int:
+        return now_us()
+
+    def facts(self) -> Figures:
+        """Of this worker, for INFO."""
+        m, stats = self.metrics, self.store.read_stats()
+        return Figures(
+            pid=os.getpid(),
+            uptime_s=(now_us() - self.boot.started_us) // 1_000_000,
+            clients=m.connections,
+            connections_max=self.engine.config.connections_max,
+            memory_bytes=stats.memory_bytes,
+            commands=m.commands,
+            connections_accepted=m.connections_accepted,
+            bytes_in=m.bytes_in,
+            bytes_out=m.bytes_out,
+            rows=stats.rows,
+            rows_with_expiry=stats.rows_with_expiry,
+            version=__version__,
+        )
+
     # ---- timers ----
 
     def _tick(self) -> None:
@@ -216,11 +245,10 @@ class Worker:
         late_s = self.loop.time() - self._tick_due
         now = now_us()
         self.metrics.heartbeat_us = now
-        self.shared.observe("loop_stall_us", max(0, int(late_s * 1e6)))
+        self._observe("loop_stall_us", max(0, int(late_s * 1e6)))
         if self._refused_ticks:
             self._refused_ticks -= 1
             if self._refused_ticks == 0:  # the next write finds out
-                self.metrics.nospace = 0
                 self.engine.refuse_writes(-1)
         self.turns.after(self.engine.expire(now))
         if self.store.read_stats().rows_with_expiry:
@@ -228,13 +256,14 @@ class Worker:
             self.turns.propose()
         self.store.housekeep(HOUSEKEEP_ROWS)
         self.committed()
+        self.log.tick()
         self._copy_figures()
         self._tick_due = self.loop.time() + TICK_S
         self.loop.call_at(self._tick_due, self._tick)
 
     def _checkpoint_tick(self, due: float) -> None:
         """While a checkpoint runs: how late the loop is, and the checkpoint's own leavings."""
-        self.shared.observe("loop_stall_us", max(0, int((self.loop.time() - due) * 1e6)))
+        self._observe("loop_stall_us", max(0, int((self.loop.time() - due) * 1e6)))
         if self.checkpointer.running:
             due = self.loop.time() + CHECKPOINT_TICK_S
             self.loop.call_at(due, self._checkpoint_tick, due)
@@ -242,8 +271,11 @@ class Worker:
     def _on_checkpoint(self) -> None:
         duration_ms = self.checkpointer.on_thread(now_us())
         if duration_ms is not None:
-            self.shared.observe("checkpoint_ms", duration_ms)
+            self._observe("checkpoint_ms", duration_ms)
             log.info("checkpoint", ms=duration_ms, rows=self.store.read_stats().rows)
+
+    def _observe(self, histogram: str, value: int) -> None:
+        native.observe(self.metrics, histogram, value)
 
     def _copy_figures(self) -> None:
         """Into shared memory, for control to read."""
@@ -251,4 +283,5 @@ class Worker:
         m.store_rows, m.store_resident_rows = stats.rows, stats.resident_rows
         m.store_dirty_rows, m.store_dirty_bytes = stats.dirty_rows, stats.dirty_bytes
         m.store_memory_bytes, m.store_checkpoints = stats.memory_bytes, stats.checkpoints
+        self.log.copy_figures(m)
         m.store_cold_reads, m.store_evictions = stats.cold_reads, stats.evictions

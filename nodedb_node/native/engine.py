@@ -47,6 +47,16 @@ EVENT_MESSAGES: dict[int, str] = {
 }
 
 
+def histogram(metrics: Any, name: str) -> Any:
+    """A pointer to one of the nd_metrics' histograms."""
+    return ffi.addressof(metrics, name)
+
+
+def observe(metrics: Any, name: str, value: int) -> None:
+    """Count a value in one of the nd_metrics' histograms."""
+    lib.nd_hist_add(ffi.addressof(metrics, name), value)
+
+
 class EngineConfig(NamedTuple):
     worker: int
     workers: int
@@ -101,7 +111,13 @@ class Engine:
 
     def __init__(self, config: EngineConfig, store: Store, table: Any, metrics: Any) -> None:
         cfg = ffi.new("nd_engine_cfg *")
-        cfg.self, cfg.workers, cfg.groups, cfg.generation = config.worker, config.workers, config.groups, config.generation
+        cfg.self, cfg.workers, cfg.groups = config.worker, config.workers, config.groups
+        cfg.generation = config.generation
+            config.worker,
+            config.workers,
+            config.groups,
+            config.generation,
+        )
         cfg.connections_max, cfg.deadline_ms = config.connections_max, config.deadline_ms
         cfg.output_bytes_max, cfg.gather_bytes_max = config.output_bytes_max, config.gather_bytes_max
         cfg.query_bytes_max, cfg.moved = config.query_bytes_max, config.moved
@@ -109,7 +125,7 @@ class Engine:
         check(lib.nd_engine_new(cfg, store.handle, table, metrics, out), "engine")
         self.handle: Any = out[0]
         self.config = config
-        self._borrowed = (store, table, metrics)
+        self._borrowed: list[Any] = [store, table, metrics]
         self._command = ffi.new("nd_python_cmd *")
         self._info = ffi.new("nd_conn_info *")
         self._event = ffi.new("nd_event *")
@@ -130,7 +146,7 @@ class Engine:
 
     def rings(self, ringset: Any, page: Any) -> None:
         lib.nd_engine_rings(self.handle, ringset, page)
-        self._borrowed += (ringset, page)
+        self._borrowed += [ringset, page]
 
     def epoll_fd(self) -> int:
         return int(lib.nd_engine_epoll_fd(self.handle))

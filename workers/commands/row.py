@@ -21,6 +21,8 @@ class Flag(IntFlag):
     WORKER = 256
 
 
+NO_FLAGS = Flag(0)
+
 # COMMAND INFO lists categories in this order.
 CATEGORIES = (
     *("@keyspace", "@read", "@write", "@string", "@bitmap", "@admin", "@fast", "@slow", "@dangerous", "@connection"),
@@ -39,7 +41,7 @@ class KeySpec:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One command. `function` names the C function ("" = a Python handler, or a container that only has subcommands)."""
+    """One command. `function` names the C function ("" = a Python handler, or a container of subcommands)."""
 
     name: str
     id: int
@@ -110,7 +112,7 @@ def make_row(
     specs: tuple[KeySpec, ...] = (),
     tips: tuple[str, ...] = (),
     categories: tuple[str, ...] | None = None,
-    more_flags: Flag = Flag(0),
+    more_flags: Flag = NO_FLAGS,
 ) -> Row:
     """A row from its words. `keys` says what is done to the keys at the positions `at` (default: argument 1 alone)."""
     words = tuple(marks.split())

@@ -9,7 +9,6 @@ it). Not done here: running commands (C functions, or the Python handlers of han
 from collections.abc import Iterator
 
 from nodedb_node._native import ffi, lib
-
 from workers.commands import bitmaps, connection, generic, internal, server, strings
 from workers.commands.row import Flag, Row
 

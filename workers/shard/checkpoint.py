@@ -1,11 +1,12 @@
 """When a worker's rows are written to its environment, and when its log may forget.
 
-Invariant: the log is told of an applied index only after the checkpoint that carries it is durable. At most one checkpoint
-runs; it is started by the bytes of changed rows, never by time, so an idle worker writes nothing. A checkpoint that finds the
-disk full is tried again later; any other failure ends the worker. The writing itself is a C thread's part (csrc/store.h).
+Invariant: the log is told of an applied index only after the checkpoint that carries it is durable. At most one
+checkpoint runs; it is started by the bytes of changed rows, never by time, so an idle worker writes nothing. A
+checkpoint that finds the disk full is tried again later; any other failure ends the worker. The writing itself is a C
+thread's part (csrc/store.h).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from nodedb_node import log
@@ -28,7 +29,7 @@ class Checkpointer:
     def __init__(
         self,
         rows: Rows,
-        groups: list[int],
+        groups: Sequence[int],
         applied: Callable[[int], tuple[int, int]],
         forget: Callable[[dict[int, int]], None],
     ) -> None:

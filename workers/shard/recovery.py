@@ -1,37 +1,34 @@
 """From a worker's directory to rows that hold all of its log.
 
-Invariant: rows of the last checkpoint plus the entries after it, each applied exactly once: an entry's command is passed
-over where its vShard's rows hold it already (csrc/engine.h, replay). World file: it opens the directory.
+Invariant: rows of the last checkpoint plus the entries after it, each applied exactly once: an entry's command is
+passed over where its vShard's rows hold it already (csrc/engine.h, replay). World file: it opens the directory.
 """
 
 import os
-import time
+from typing import Any
 
-from nodedb_node import log
-from nodedb_node.config import GIB
+from nodedb_node.config import GIB, StoreSection
+from nodedb_node.ids import Group
 from nodedb_node.native.engine import Engine
 from nodedb_node.native.store import Store, StoreConfig
 from nodedb_node.routing.places import vshards_of_group
-from nodedb_node.storage.onevoter import OneVoterLog
+from nodedb_node.storage.onevoter import LogConfig, OneVoterLog, open_directory
 from nodedb_node.supervisor.boot import Boot
 
-MAP_BYTES = 64 * GIB
+MAP_BYTES = 64 * GIB  # address space, not memory; the store enlarges it between transactions
 
 
-def open_store(boot: Boot, groups: list[int]) -> Store:
+def open_store(boot: Boot, groups: list[Group]) -> Store:
     """The rows as of the last checkpoint; every vShard of the groups is owned."""
     config = boot.config.store
     path = os.path.join(boot.worker_dir, "store")
     os.makedirs(path, exist_ok=True)
-    memory = config.memory_bytes_max
-    if memory == "auto":
-        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2 // boot.workers
     store = Store(
         StoreConfig(
             path=path,
             map_bytes=MAP_BYTES,
             dirty_bytes_max=config.dirty_bytes_max,
-            memory_bytes_max=memory,
+            memory_bytes_max=memory_bytes_max(config, boot.workers),
             txn_rows_max=config.txn_rows_max,
             pause_us=config.pause_us,
         )
@@ -40,3 +37,25 @@ def open_store(boot: Boot, groups: list[int]) -> Store:
         for vshard in vshards_of_group(group, boot.groups):
             store.own(vshard, group)
     return store
+
+
+def memory_bytes_max(config: StoreSection, workers: int) -> int:
+    """Of one worker; auto = its share of half the machine's memory."""
+    if config.memory_bytes_max != "auto":
+        return config.memory_bytes_max
+    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return max(machine // 2 // workers, 2 * config.dirty_bytes_max)
+
+
+def open_log(boot: Boot, groups: list[Group], store: Store, engine: Engine, sync_us: Any) -> OneVoterLog:
+    """The worker's log, ready to write, with everything it holds applied to the rows."""
+    applied = {}
+    for group in groups:
+        header = store.group(group)
+        applied[int(group)] = header.applied_index
+        engine.set_applied(group, header.applied_index, header.applied_term)
+    path = os.path.join(boot.worker_dir, "wal")
+    os.makedirs(path, exist_ok=True)
+    wal = boot.config.wal
+    config = LogConfig(backend=wal.backend, segment_bytes=wal.segment_bytes, floor_bytes=wal.floor_bytes)
+    return open_directory(path, config, [int(group) for group in groups], applied, engine.replay, sync_us)
