@@ -129,6 +129,26 @@ static int slice_next_read(nd_lmdb *io, MDB_txn *txn)
     return 0;
 }
 
+/* Installs that never ended: their slices are to be dropped. */
+static int installs_drop(nd_lmdb *io, MDB_txn *txn)
+{
+    MDB_cursor *c;
+    int rc = mdb_cursor_open(txn, io->meta, &c);
+    while (rc == 0) {
+        uint8_t name = 'I', drop[5] = {'D'};
+        MDB_val k = {1, &name}, v, dk = {sizeof drop, drop}, dv = {0, drop};
+        rc = mdb_cursor_get(c, &k, &v, MDB_SET_RANGE);
+        if (rc != 0 || k.mv_size != 5 || *(const uint8_t *)k.mv_data != 'I')
+            break;
+        memcpy(drop + 1, (const uint8_t *)k.mv_data + 1, 4);
+        rc = mdb_cursor_del(c, 0);
+        if (rc == 0)
+            rc = mdb_put(txn, io->meta, &dk, &dv, 0);
+    }
+    mdb_cursor_close(c);
+    return rc == MDB_NOTFOUND ? 0 : from_mdb(rc);
+}
+
 static int tables_open(nd_lmdb *io)
 {
     MDB_txn *txn;
@@ -142,6 +162,8 @@ static int tables_open(nd_lmdb *io)
         rc = format_open(io, txn);
     if (rc == 0)
         rc = slice_next_read(io, txn);
+    if (rc == 0)
+        rc = installs_drop(io, txn);
     if (rc < 0) {
         mdb_txn_abort(txn);
         return rc;
@@ -396,6 +418,11 @@ void nd_lmdb_read_end(nd_lmdb *io)
     pthread_mutex_unlock(&io->map_lock);
 }
 
+int nd_lmdb_snapshot(nd_lmdb *io, MDB_txn **txn)
+{
+    return from_mdb(mdb_txn_begin(io->env, NULL, MDB_RDONLY, txn));
+}
+
 static int walk_take(nd_walk *w, int rc, const MDB_val *k, const MDB_val *v)
 {
     w->more = false;
@@ -620,9 +647,28 @@ int nd_lmdb_group_put(nd_lmdb *io, nd_wtx *w, uint32_t group, uint64_t index, ui
     return rc;
 }
 
+static int meta_del(nd_lmdb *io, nd_wtx *w, uint8_t name, uint32_t number)
+{
+    uint8_t key[5] = {name};
+    put_be(key + 1, number, 4);
+    MDB_val k = {sizeof key, key};
+    int rc = mdb_del(w->txn, io->meta, &k, NULL);
+    return rc == MDB_NOTFOUND ? 0 : from_mdb(rc);
+}
+
 int nd_lmdb_drop_put(nd_lmdb *io, nd_wtx *w, uint32_t slice)
 {
     return meta_put(io, w, 'D', slice, (const uint8_t *)"", 0);
+}
+
+int nd_lmdb_install_put(nd_lmdb *io, nd_wtx *w, uint32_t slice)
+{
+    return meta_put(io, w, 'I', slice, (const uint8_t *)"", 0);
+}
+
+int nd_lmdb_install_del(nd_lmdb *io, nd_wtx *w, uint32_t slice)
+{
+    return meta_del(io, w, 'I', slice);
 }
 
 int nd_lmdb_drop_first(nd_lmdb *io, MDB_txn *txn, uint32_t *slice)
@@ -643,11 +689,7 @@ int nd_lmdb_drop_first(nd_lmdb *io, MDB_txn *txn, uint32_t *slice)
 
 int nd_lmdb_drop_del(nd_lmdb *io, nd_wtx *w, uint32_t slice)
 {
-    uint8_t key[5] = {'D'};
-    put_be(key + 1, slice, 4);
-    MDB_val k = {sizeof key, key};
-    int rc = mdb_del(w->txn, io->meta, &k, NULL);
-    return rc == MDB_NOTFOUND ? 0 : from_mdb(rc);
+    return meta_del(io, w, 'D', slice);
 }
 
 int nd_lmdb_slice_next_put(nd_lmdb *io, nd_wtx *w, uint32_t slice_next)

@@ -63,6 +63,8 @@ void nd_lmdb_close(nd_lmdb *io);
 /* ---- the loop thread's reads ---- */
 int nd_lmdb_read_begin(nd_lmdb *io);
 void nd_lmdb_read_end(nd_lmdb *io);
+/* A read transaction of its own; reading through it needs map_lock. mdb_txn_abort ends it. */
+int nd_lmdb_snapshot(nd_lmdb *io, MDB_txn **txn);
 int nd_lmdb_row_get(nd_lmdb *io, MDB_txn *txn, uint32_t slice, uint64_t hash, const nd_arg *key, nd_disk_row *out);
 /* Walk the rows of a slice in order of their hash, from `hash` on. */
 int nd_walk_open(nd_walk *w, nd_lmdb *io, MDB_txn *txn, uint32_t slice, uint64_t hash);
@@ -91,5 +93,8 @@ int nd_lmdb_group_put(nd_lmdb *io, nd_wtx *w, uint32_t group, uint64_t index, ui
 int nd_lmdb_drop_put(nd_lmdb *io, nd_wtx *w, uint32_t slice);
 int nd_lmdb_drop_first(nd_lmdb *io, MDB_txn *txn, uint32_t *slice);
 int nd_lmdb_drop_del(nd_lmdb *io, nd_wtx *w, uint32_t slice);
+/* Slices that an install is filling: what is left of them at open becomes a slice to be dropped. */
+int nd_lmdb_install_put(nd_lmdb *io, nd_wtx *w, uint32_t slice);
+int nd_lmdb_install_del(nd_lmdb *io, nd_wtx *w, uint32_t slice);
 int nd_lmdb_slice_next_put(nd_lmdb *io, nd_wtx *w, uint32_t slice_next);
 #endif

@@ -239,6 +239,16 @@ nd_seg *nd_table_segment(const nd_table *t, uint64_t hash, uint64_t *next)
     return entry_seg(entry);
 }
 
+nd_rec *nd_table_pick(const nd_table *t, uint64_t random)
+{
+    if (!t->dir)
+        return NULL;
+    size_t at = random & (((size_t)1 << t->dir_bits) - 1);
+    size_t span = (size_t)1 << (t->dir_bits - (t->dir[at] & DEPTH_MASK));
+    uint64_t slot = entry_seg(t->dir[at])->slot[random >> 56];
+    return at % span == 0 && nd_slot_live(slot) ? nd_slot_rec(slot) : NULL;   /* a segment counts once, at its first entry */
+}
+
 void nd_table_free(nd_table *t, nd_slab *slab)
 {
     size_t n = t->dir ? (size_t)1 << t->dir_bits : 0;

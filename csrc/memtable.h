@@ -110,6 +110,8 @@ void nd_table_replace(nd_pos *pos, nd_rec *rec);
 void nd_table_remove(nd_pos *pos);
 /* The segment that covers `hash`, with the first hash after its range (0 = the range ends the table); NULL when empty. */
 nd_seg *nd_table_segment(const nd_table *t, uint64_t hash, uint64_t *next);
+/* A slot chosen by `random`, every slot as likely as any other: its record, or NULL (an empty slot, or try again). */
+nd_rec *nd_table_pick(const nd_table *t, uint64_t random);
 /* Free the segments and the directory, not the records. */
 void nd_table_free(nd_table *t, nd_slab *slab);
 /* Sort by hash, in place. */

@@ -3,7 +3,9 @@
  * Rows are owned by (vShard); each vShard the worker owns has a slice (a local number that makes up the LMDB key prefix) and
  * belongs to one group. All functions but the checkpoint thread's own work run on the worker's loop thread; none is reentrant.
  * A pointer handed out (nd_row.val, scan keys) stays valid until the next call on the same store that may change or load a row
- * (any get, put, edit, del, flush, scan, sweep).
+ * (any get, put, edit, del, flush, housekeep); what scan, sweep and random's LMDB side give out, until their function returns
+ * (random: until the next random).
+ * Values given to put may point into any row; keys may point into the row that is changed.
  * Return codes: >= 0 as documented, or -errno; -EIO and every LMDB failure are fatal for the worker (the caller stops).
  * What is unchanged on failure: everything, but after a fatal code the store may only be closed.
  *
@@ -19,6 +21,8 @@
 
 /* cffi:begin */
 typedef struct nd_store nd_store;
+typedef struct nd_cut nd_cut;
+typedef struct nd_install nd_install;
 
 typedef struct nd_store_cfg {
     const char *path;            /* existing directory of the LMDB environment; copied */
@@ -73,12 +77,28 @@ int nd_store_wants_checkpoint(nd_store *s);
 /* Freeze all owned vShards and start the thread. -EBUSY while one runs. groups[] names every owned group. */
 int nd_store_checkpoint_begin(nd_store *s, const nd_store_group *groups, uint32_t n);
 int nd_store_checkpoint_fd(nd_store *s);                 /* eventfd, readable when the thread has ended */
-/* After the fd fired: 1 = done and durable (frozen rows are clean now), 0 = still running, -errno = failed (fatal). */
+/* After the fd fired: 1 = done and durable, 0 = still running, -ENOSPC = the disk is full: vShards that were not yet written are
+ * dirty again, and a later checkpoint may be tried; any other -errno = failed, fatal. housekeep makes the written rows clean,
+ * step by step (also while it runs); wants_checkpoint says 0 until that is done, begin does what is left of it at once. */
 int nd_store_checkpoint_end(nd_store *s);
 /* Bounded background work for the loop (evictions, freeing what a checkpoint retired, deleting dropped slices' memory):
  * returns the number of rows it handled, at most `rows_max`. */
 int nd_store_housekeep(nd_store *s, uint32_t rows_max);
 
+/* ---- cut, iterate, install (worker-count change, later snapshots and migration) ----
+ * A cut shows one vShard as of the last completed checkpoint. Chunk: rows of {u32 key_len, u32 val_len, u8 type, u8 pad[3],
+ * i64 expire_ms, key, value}, little-endian. */
+int nd_cut_open(nd_store *s, uint32_t vshard, nd_cut **out, uint64_t *applied_index, uint64_t *count, uint64_t *hash);
+int64_t nd_cut_next(nd_cut *c, uint8_t *buf, uint64_t cap);   /* bytes written, 0 = end, -ENOBUFS = cap below one row */
+void nd_cut_close(nd_cut *c);
+/* Install fills a new slice in small transactions, and commit switches the vShard's header to it in one. */
+int nd_install_begin(nd_store *s, uint32_t vshard, uint32_t group, nd_install **out);
+int nd_install_chunk(nd_install *in, const uint8_t *buf, uint64_t len);
+/* -EBADMSG when count or hash differ from what was installed (nothing switched). Frees `in` in every case. */
+int nd_install_commit(nd_install *in, uint64_t applied_index, uint64_t count, uint64_t hash);
+void nd_install_abort(nd_install *in);
+/* Write a group header outside a checkpoint, in a synced transaction of its own (no checkpoint may be running). */
+int nd_store_group_put(nd_store *s, const nd_store_group *g);
 /* cffi:end */
 
 /* ---- rows, for commands ---- */
@@ -92,7 +112,9 @@ typedef struct nd_row {
 
 /* 1 = found, 0 = absent or expired at now_ms (hidden, never removed by a read). touch = counts as use for idle time. */
 int nd_store_get(nd_store *s, uint32_t vshard, const nd_arg *key, int64_t now_ms, bool touch, nd_row *out);
-/* Create or replace. val may point into the row's old value. */
+/* Bring the table line of a key into the cache, ahead of a get or put in a batch. */
+void nd_store_prefetch(nd_store *s, uint32_t vshard, const nd_arg *key);
+/* Create or replace. */
 int nd_store_put(nd_store *s, uint32_t vshard, const nd_arg *key, uint8_t type, const uint8_t *val, uint32_t len,
                  int64_t expire_ms);
 /* 1 = was there (expired rows count as there), 0 = absent. */

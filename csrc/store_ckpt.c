@@ -89,9 +89,13 @@ int nd_store_checkpoint_begin(nd_store *s, const nd_store_group *groups, uint32_
         return -EBUSY;
     if (rc < 0 && rc != -ENOSPC)
         return rc;
-    nd_pass_finish(s);
-    for (uint32_t i = 0; i < n; i++)
+    rc = nd_pass_finish(s);
+    if (rc < 0)
+        return rc;
+    for (uint32_t i = 0; i < n; i++) {
+        ND_ASSERT(groups[i].group < ND_GROUPS_MAX);
         at[groups[i].group] = (uint16_t)(i + 1);
+    }
     for (uint32_t i = 0; i < ND_VSHARDS; i++)
         jobs += vs_changed(&s->vs[i]);
     c->jobs = calloc(jobs + 1, sizeof *c->jobs);
@@ -137,12 +141,12 @@ int nd_store_checkpoint_end(nd_store *s)
 {
     uint64_t events;
     int rc = nd_ckpt_poll(&s->ckpt);
-    if (rc == 0 || (!s->awaiting_end && rc == 1))
-        return rc;
+    if (rc == 0)
+        return 0;
     ssize_t got = read(s->ckpt.event_fd, &events, sizeof events);
     ND_ASSERT(got == sizeof events || errno == EAGAIN);
     if (!s->awaiting_end)
-        return rc;
+        return rc == -ENOSPC ? 1 : rc;   /* that one was told */
     s->awaiting_end = false;
     s->checkpoint_last_us = s->ckpt.duration_us;
     if (rc == 1) {
@@ -239,10 +243,10 @@ uint32_t nd_pass(nd_store *s, uint32_t rows_max)
     return rows;
 }
 
-void nd_pass_finish(nd_store *s)
+int nd_pass_finish(nd_store *s)
 {
-    while (!s->awaiting_end && s->ckpt.jobs)
-        nd_pass(s, UINT32_MAX);
+    nd_pass(s, UINT32_MAX);
+    return s->ckpt.jobs ? -ENOMEM : 0;
 }
 
 /* ---- flush ---- */

@@ -102,7 +102,7 @@ void nd_row_fill(const nd_store *s, const nd_rec *r, nd_row *out);
 
 /* store_ckpt.c */
 uint32_t nd_pass(nd_store *s, uint32_t rows_max);             /* go on through frozen vectors: rows handled */
-void nd_pass_finish(nd_store *s);
+int nd_pass_finish(nd_store *s);                              /* -ENOMEM = it could not */
 int nd_vs_bury(nd_store *s, nd_vs *v);                        /* detach table and dirty vector: the vShard is empty */
 void nd_jobs_free(nd_store *s);
 

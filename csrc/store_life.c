@@ -26,8 +26,10 @@ int nd_store_open(const nd_store_cfg *cfg, nd_store **out)
     s->opened_s = now_s();
     s->gen = 1;
     nd_slab_init(&s->slab);
-    int rc = nd_lmdb_open(&s->io, cfg->path, cfg->map_bytes);
+    s->random_key = malloc(ND_KEY_BYTES_MAX);
+    int rc = s->random_key ? nd_lmdb_open(&s->io, cfg->path, cfg->map_bytes) : -ENOMEM;
     if (rc < 0) {
+        free(s->random_key);
         free(s);
         return rc;
     }
@@ -35,6 +37,7 @@ int nd_store_open(const nd_store_cfg *cfg, nd_store **out)
     rc = nd_ckpt_start(&s->ckpt, &s->io, &s->cfg);
     if (rc < 0) {
         nd_lmdb_close(&s->io);
+        free(s->random_key);
         free(s);
         return rc;
     }

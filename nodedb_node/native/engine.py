@@ -113,11 +113,6 @@ class Engine:
         cfg = ffi.new("nd_engine_cfg *")
         cfg.self, cfg.workers, cfg.groups = config.worker, config.workers, config.groups
         cfg.generation = config.generation
-            config.worker,
-            config.workers,
-            config.groups,
-            config.generation,
-        )
         cfg.connections_max, cfg.deadline_ms = config.connections_max, config.deadline_ms
         cfg.output_bytes_max, cfg.gather_bytes_max = config.output_bytes_max, config.gather_bytes_max
         cfg.query_bytes_max, cfg.moved = config.query_bytes_max, config.moved
