@@ -120,7 +120,8 @@ static void full_refuses_and_keeps_order(void)
     free(p.mem);
 }
 
-/* The producer dies with records published, records not published, and is born again; the consumer must forget the former. */
+/* The producer dies with records published, records not published, and is born again; the consumer must forget the
+ * former. */
 static void producer_restart(void)
 {
     pair p = new_pair();
