@@ -20,6 +20,7 @@ from nodedb_node import log
 from nodedb_node.config import Config
 from nodedb_node.errors import Exit, StartError
 from nodedb_node.ids import Process, process_name
+from nodedb_node.routing.table import one_node
 from nodedb_node.supervisor import pinplan
 from nodedb_node.supervisor.boot import Boot, Ports, encode
 from nodedb_node.supervisor.datadir import DataDir, open_data_dir
@@ -84,6 +85,7 @@ class Supervisor:
         self.started_us = started_us
         self.watch = Watch(plan.workers + 1, config.supervise)
         self.shared = Shared(plan.workers + 1, config.ring.bytes)
+        self.shared.publish_routes(one_node(data.layout.groups, plan.workers))
         self.notifier = Notifier()
         self.pids: dict[int, int] = {}  # pid -> process, of those that run
         self.status_read, self.status_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
