@@ -81,14 +81,14 @@ class Stage:
     def worker_ready(self, number: int) -> None:
         """What a worker's start does to shared memory."""
         self.shared.started(number + 1, self.workers[number].pid)
-        lib.nd_shm_proc_ready(self.shared._shm, number + 1, ffi.new("uint16_t[]", lib.ND_PORTS))
+        lib.nd_shm_proc_ready(self.shared.memory.handle, number + 1, ffi.new("uint16_t[]", lib.ND_PORTS))
         block = self.block(number)
         block.wal_backend = lib.ND_WALIO_THREAD
         block.heartbeat_us = now_us() + WAIT_SECONDS * 1_000_000
 
     def block(self, number: int) -> object:
         """The counters of a worker, to write to."""
-        return lib.nd_shm_metrics(self.shared._shm, number + 1)
+        return lib.nd_shm_metrics(self.shared.memory.handle, number + 1)
 
     def start(self) -> subprocess.Popen[bytes]:
         """A control process in its next life; does not wait for it."""
