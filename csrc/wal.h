@@ -1,8 +1,8 @@
-/* wal.h: the write-ahead log's format, pure: encode a turn, scan a segment. No IO here (walio.h does it), so that the
- * simulated disk uses the same bytes. Byte tables of segment header, append header and record are at the top of wal.c.
+/* wal.h: the write-ahead log's format, pure: encode a turn, check and read a segment's bytes. No IO here (walio.h does it), so
+ * that the simulated disk uses the same bytes. Byte tables of segment header, append header and record are at the top of wal.c.
  *
- * One append = the records of all groups of one turn, with one header {segment id, append sequence, previous append's CRC, length,
- * CRC}. Buffers belong to the caller; nothing is kept.
+ * One append = the records of all groups of one turn, behind one header {segment id, append sequence, previous append's CRC,
+ * length, CRC}. It is valid as a whole or not at all. Buffers belong to the caller; nothing is kept; any thread may call.
  */
 #ifndef ND_WAL_H
 #define ND_WAL_H
@@ -10,14 +10,23 @@
 
 /* cffi:begin */
 #define ND_WAL_ENTRY 1        /* one entry of a group: term, index, payload */
-#define ND_WAL_HARD_STATE 2   /* term, vote (payload), of a group */
+#define ND_WAL_HARD_STATE 2   /* term, vote (payload: u64), of a group */
 #define ND_WAL_TRUNCATE 3     /* the group's log ends before index */
-#define ND_WAL_COMPACT 4      /* entries of the group up to index are in a synced checkpoint */
-#define ND_WAL_CONFIG 5       /* the group's configuration as of index */
+#define ND_WAL_COMPACT 4      /* entries of the group up to index (of that term) are in a synced checkpoint */
+#define ND_WAL_CONFIG 5       /* the group's configuration (payload) as of index */
 #define ND_WAL_REWRITE 6      /* payload = {u8 type, payload of that type}: copied forward from the live book by compaction */
 #define ND_WAL_MARK 7         /* clean shutdown: everything before is durable */
 #define ND_WAL_PROBE 8        /* disk liveness of an idle worker */
 #define ND_WAL_QUARANTINE 9   /* the group may neither vote nor lead: begin (payload 1) or end (payload 0) */
+#define ND_WAL_TYPE_MAX 9
+
+#define ND_WAL_VERSION 1
+#define ND_WAL_SEGMENT_HEADER_BYTES 4096
+#define ND_WAL_APPEND_HEADER_BYTES 64
+#define ND_WAL_RECORD_HEADER_BYTES 32
+#define ND_WAL_ALIGN 512              /* appends begin and end on sectors: no append shares one with another */
+#define ND_WAL_APPEND_BYTES_MAX 33554432
+#define ND_WAL_FLAG_AGAIN 1           /* recovery's synced copy of the last append: same sequence, it takes the old one's place */
 
 typedef struct nd_wal_rec {
     uint8_t type;
@@ -27,5 +36,50 @@ typedef struct nd_wal_rec {
     const uint8_t *data;      /* payload, borrowed for the call (encode) or a view into the scanned bytes (scan) */
     uint32_t len;
 } nd_wal_rec;
+
+typedef struct nd_wal_segment {
+    uint32_t version;
+    uint64_t log_id;          /* random, the same in all segments of one log */
+    uint64_t number;          /* rises by one per segment; also in the file's name */
+    uint64_t segment_id;      /* random per use of a file: stale bytes of an earlier use never validate */
+    uint64_t bytes;           /* of the file */
+} nd_wal_segment;
+
+/* Where and after what an append is encoded (input), or what a checked one says (output). */
+typedef struct nd_wal_append {
+    uint64_t segment_id;
+    uint64_t sequence;        /* first append of a log: 1 */
+    uint64_t off;             /* of the append header in the segment */
+    uint64_t bytes;           /* output: header to the end of padding; the next append begins at off + bytes */
+    uint32_t prev_crc;        /* of the append before, 0 for the first */
+    uint32_t crc;             /* output */
+    uint32_t flags;
+    uint32_t records;         /* output */
+} nd_wal_append;
+
+/* ---- segment header: exactly ND_WAL_SEGMENT_HEADER_BYTES ---- */
+void nd_wal_segment_encode(uint8_t *buf, const nd_wal_segment *seg);
+/* 0, -EBADMSG (not a header, or damaged), -ENOTSUP (valid, but another version: only seg->version is filled). */
+int nd_wal_segment_read(const uint8_t *buf, uint64_t len, nd_wal_segment *seg);
+
+/* ---- encode ---- */
+uint64_t nd_wal_append_bytes(const nd_wal_rec *recs, uint32_t n);   /* encoded size, padding included */
+/* How many records from the first on fit in one append of at most bytes_max. */
+uint32_t nd_wal_append_fit(const nd_wal_rec *recs, uint32_t n, uint64_t bytes_max);
+/* Fills bytes, crc and records of *at. Bytes written, or -ENOBUFS when cap is too small (nothing written). */
+int64_t nd_wal_append_encode(uint8_t *buf, uint64_t cap, nd_wal_append *at, const nd_wal_rec *recs, uint32_t n);
+
+/* ---- check and read; seg points at the segment's first byte, len bytes of it are there ---- */
+/* 1 = a valid append begins at off, 0 = nothing of this segment's use begins there, -EBADMSG = one begins but is torn or damaged. */
+int nd_wal_append_check(const uint8_t *seg, uint64_t len, uint64_t off, uint64_t segment_id, nd_wal_append *out);
+/* 1 = found the first valid append at or after off, 0 = none. */
+int nd_wal_append_find(const uint8_t *seg, uint64_t len, uint64_t off, uint64_t segment_id, nd_wal_append *out);
+/* Next record of a checked append; *pos starts at 0. 1 = filled, 0 = end. A rewritten record is opened: *rec is what it carries
+ * and *rewritten 1. -ENOTSUP = its type is from a later version (rec->type says which). -EBADMSG = a rewrite without content. */
+int nd_wal_record_next(const uint8_t *seg, const nd_wal_append *at, uint64_t *pos, nd_wal_rec *rec, int *rewritten);
+
+/* ---- the one-voter log's share of a turn ---- */
+/* Make each record the next entry of its group: last[group] is raised, term[group] is given. Groups must be < n_groups. */
+void nd_wal_assign(nd_wal_rec *recs, uint32_t n, uint32_t n_groups, const uint64_t *term, uint64_t *last);
 /* cffi:end */
 #endif
