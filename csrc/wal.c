@@ -228,18 +228,23 @@ int nd_wal_append_find(const uint8_t *seg, uint64_t len, uint64_t off, uint64_t 
     return 0;
 }
 
-int nd_wal_record_next(const uint8_t *seg, const nd_wal_append *at, uint64_t *pos, nd_wal_rec *rec, int *rewritten)
+static bool record_raw(const uint8_t *append, uint64_t *pos, nd_wal_rec *rec)
 {
-    const uint8_t *p = seg + at->off;
-    uint64_t used = get64(p + 32);
     if (*pos == 0)
         *pos = ND_WAL_APPEND_HEADER_BYTES;
-    if (*pos >= used)
-        return 0;
-    p += *pos;
+    if (*pos >= get64(append + 32))
+        return false;
+    const uint8_t *p = append + *pos;
     *rec = (nd_wal_rec){.type = p[28], .group = get32(p + 24), .term = get64(p + 8), .index = get64(p + 16),
                         .data = p + ND_WAL_RECORD_HEADER_BYTES, .len = get32(p + 4)};
     *pos += record_bytes(rec->len);
+    return true;
+}
+
+int nd_wal_record_next(const uint8_t *seg, const nd_wal_append *at, uint64_t *pos, nd_wal_rec *rec, int *rewritten)
+{
+    if (!record_raw(seg + at->off, pos, rec))
+        return 0;
     *rewritten = rec->type == ND_WAL_REWRITE;
     if (*rewritten) {
         if (rec->len == 0 || rec->data[0] == ND_WAL_REWRITE)
@@ -251,6 +256,29 @@ int nd_wal_record_next(const uint8_t *seg, const nd_wal_append *at, uint64_t *po
     return rec->type == 0 || rec->type > ND_WAL_TYPE_MAX ? -ENOTSUP : 1;
 }
 
+uint32_t nd_wal_append_raw(const uint8_t *seg, const nd_wal_append *at, nd_wal_rec *recs, uint32_t cap)
+{
+    nd_wal_rec rec;
+    uint64_t pos = 0;
+    uint32_t n = 0;
+    for (; record_raw(seg + at->off, &pos, &rec); n++)
+        if (n < cap)
+            recs[n] = rec;
+    return n;
+}
+
+int nd_wal_record_at(const uint8_t *seg, uint64_t len, uint64_t off, nd_wal_rec *rec)
+{
+    if (off > len || len - off < ND_WAL_RECORD_HEADER_BYTES)
+        return -EBADMSG;
+    const uint8_t *p = seg + off;
+    *rec = (nd_wal_rec){.type = p[28], .group = get32(p + 24), .term = get64(p + 8), .index = get64(p + 16),
+                        .data = p + ND_WAL_RECORD_HEADER_BYTES, .len = get32(p + 4)};
+    if (rec->len > len - off - ND_WAL_RECORD_HEADER_BYTES)
+        return -EBADMSG;
+    return nd_crc32c(0, p + 4, ND_WAL_RECORD_HEADER_BYTES - 4 + rec->len) == get32(p) ? 0 : -EBADMSG;
+}
+
 void nd_wal_assign(nd_wal_rec *recs, uint32_t n, uint32_t n_groups, const uint64_t *term, uint64_t *last)
 {
     for (uint32_t i = 0; i < n; i++) {
@@ -260,4 +288,17 @@ void nd_wal_assign(nd_wal_rec *recs, uint32_t n, uint32_t n_groups, const uint64
         recs[i].term = term[group];
         recs[i].index = ++last[group];
     }
+}
+
+uint32_t nd_wal_commits(const nd_wal_rec *recs, uint32_t n, nd_commit *out)
+{
+    uint32_t commits = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        nd_commit *joined = commits > 0 ? &out[commits - 1] : NULL;
+        if (joined != NULL && joined->group == recs[i].group && joined->last + 1 == recs[i].index)
+            joined->last++;
+        else
+            out[commits++] = (nd_commit){.group = recs[i].group, .first = recs[i].index, .last = recs[i].index};
+    }
+    return commits;
 }

@@ -78,8 +78,20 @@ int nd_wal_append_find(const uint8_t *seg, uint64_t len, uint64_t off, uint64_t 
  * and *rewritten 1. -ENOTSUP = its type is from a later version (rec->type says which). -EBADMSG = a rewrite without content. */
 int nd_wal_record_next(const uint8_t *seg, const nd_wal_append *at, uint64_t *pos, nd_wal_rec *rec, int *rewritten);
 
+/* The records of a checked append as they were encoded, rewritten ones closed: how many (at most cap are filled). */
+uint32_t nd_wal_append_raw(const uint8_t *seg, const nd_wal_append *at, nd_wal_rec *recs, uint32_t cap);
+
+/* The record whose header is at off of a checked segment, as encoded. 0, or -EBADMSG when it does not check. */
+int nd_wal_record_at(const uint8_t *seg, uint64_t len, uint64_t off, nd_wal_rec *rec);
+
 /* ---- the one-voter log's share of a turn ---- */
-/* Make each record the next entry of its group: last[group] is raised, term[group] is given. Groups must be < n_groups. */
+typedef struct nd_commit {
+    uint32_t group;
+    uint64_t first, last;     /* indexes, inclusive */
+} nd_commit;
+/* Make each record the next entry of its group: last[group] is raised, term[group] is given; groups must be < n_groups. */
 void nd_wal_assign(nd_wal_rec *recs, uint32_t n, uint32_t n_groups, const uint64_t *term, uint64_t *last);
+/* What n assigned records amount to, neighbours of one group joined: fills out (room for n), returns how many. */
+uint32_t nd_wal_commits(const nd_wal_rec *recs, uint32_t n, nd_commit *out);
 /* cffi:end */
 #endif

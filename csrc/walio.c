@@ -21,7 +21,7 @@
 #include "walprep.h"
 
 #define SPACE_CHECK_BYTES (4u * 1024 * 1024)   /* appended between two looks at the free space */
-#define SPACE_CHECK_US 100000                  /* and at most this often while there is none */
+#define SPACE_CHECK_US 100000                  /* or this much later */
 
 struct segment {
     nd_wal_segment head;
@@ -73,16 +73,9 @@ static void space_check(nd_walio *io)
 
 int nd_walio_nospace(nd_walio *io)
 {
-    if (now_us() - io->space_checked_us >= SPACE_CHECK_US)
+    if (io->space_bytes >= SPACE_CHECK_BYTES || now_us() - io->space_checked_us >= SPACE_CHECK_US)
         space_check(io);
     return (int)io->stats.nospace;
-}
-
-static bool space_for(nd_walio *io)
-{
-    if (io->space_bytes >= SPACE_CHECK_BYTES)
-        space_check(io);
-    return io->stats.nospace == 0 || nd_walio_nospace(io) == 0;
 }
 
 /* ---- segments ---- */
@@ -167,10 +160,11 @@ static int submit(nd_walio *io)
     return io->ops->submit(io->backend, &w);
 }
 
+/* -ENOSPC means "refused, nothing written" to callers; a write that was begun and found no space is a failed disk. */
 static int64_t fail(nd_walio *io, int rc)
 {
-    io->fatal = rc;
-    return rc;
+    io->fatal = rc == -ENOSPC ? -EIO : rc;
+    return io->fatal;
 }
 
 static int encode(nd_walio *io, const nd_wal_rec *recs, uint32_t n, uint64_t bytes)
@@ -195,10 +189,11 @@ int64_t nd_walio_append(nd_walio *io, const nd_wal_rec *recs, uint32_t n, int re
         return io->fatal;
     if (io->in_flight)
         return -EBUSY;
+    ND_ASSERT(n > 0);
     uint64_t bytes = nd_wal_append_bytes(recs, n);
     if (bytes > append_bytes_max(io))
         return -EMSGSIZE;
-    if (!space_for(io) && !reserve)
+    if (!reserve && nd_walio_nospace(io))
         return -ENOSPC;
     int rc = bytes > io->current.head.bytes - io->used ? rotate(io) : 0;
     if (rc == 0)
@@ -246,6 +241,8 @@ int nd_walio_reap(nd_walio *io, uint64_t *seq)
     io->stats.appends++;
     io->stats.bytes += io->at.bytes;
     io->stats.last_us = now_us() - io->submitted_us;
+    if (io->cfg.sync_us != NULL)
+        nd_hist_add(io->cfg.sync_us, io->stats.last_us);
     *seq = io->at.sequence;
     return 1;
 }
@@ -284,6 +281,7 @@ void nd_walio_stats_get(nd_walio *io, nd_walio_stats *out)
     out->segment = io->current.head.number;
     out->oldest_segment = nd_walprep_oldest(io->prep);
     out->segments = io->current.head.number - out->oldest_segment + 1;
+    out->segment_bytes = io->current.head.bytes;
 }
 
 /* ---- life ---- */

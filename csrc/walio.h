@@ -6,6 +6,7 @@
  */
 #ifndef ND_WALIO_H
 #define ND_WALIO_H
+#include "metrics.h"
 #include "nd.h"
 #include "wal.h"
 
@@ -39,6 +40,7 @@ typedef struct nd_walio_cfg {
     uint64_t buffer_bytes;         /* appends up to this go through the registered buffer */
     uint64_t free_floor_bytes;     /* below this much free space only `reserve` appends are taken */
     uint32_t spares_max;           /* segment files kept for recycling */
+    nd_hist *sync_us;              /* gets the duration of each append; NULL = nobody counts; borrowed */
     nd_walio_fault *fault;         /* NULL outside tests; borrowed until close */
 } nd_walio_cfg;
 
@@ -46,7 +48,8 @@ typedef struct nd_walio_stats {
     uint64_t appends, bytes;       /* durable since open; bytes as written, padding included */
     uint64_t segment;              /* number of the one appended to */
     uint64_t oldest_segment;
-    uint64_t segments;             /* files, the one made ready ahead included */
+    uint64_t segments;             /* files, the one being made ready not counted */
+    uint64_t segment_bytes;        /* of the one appended to */
     uint64_t last_us;              /* last append, from call to reap */
     uint64_t waits;                /* appends that had to wait for a segment to be made */
     uint32_t backend, direct;
@@ -73,7 +76,7 @@ uint64_t nd_walio_last_us(nd_walio *io);             /* duration of the append r
 uint32_t nd_walio_backend(nd_walio *io);
 uint64_t nd_walio_segment(nd_walio *io);             /* number of the segment the last append went to */
 uint64_t nd_walio_append_bytes_max(nd_walio *io);    /* what nd_wal_append_fit is to be asked for */
-/* 1 = below the floor. Asks the filesystem at most every 100 ms, so that the state also ends without an append. */
+/* 1 = below the floor. Asks the filesystem after 100 ms or 4 MiB, so that the state also ends without an append. */
 int nd_walio_nospace(nd_walio *io);
 /* Give up all segments before `number`: removed or recycled in the background, oldest first. */
 void nd_walio_drop_before(nd_walio *io, uint64_t number);

@@ -1,0 +1,246 @@
+"""csrc/wal.h and walbook.h: the log's bytes and what they amount to. Pure: buffers in, views and books out.
+
+Invariant: a Book is freed once, and views that C made into a buffer are not used after the buffer is refilled.
+"""
+
+import errno
+from typing import Any, NamedTuple
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from nodedb_node._native import ffi, lib
+
+ENTRY: int = lib.ND_WAL_ENTRY
+HARD_STATE: int = lib.ND_WAL_HARD_STATE
+TRUNCATE: int = lib.ND_WAL_TRUNCATE
+COMPACT: int = lib.ND_WAL_COMPACT
+CONFIG: int = lib.ND_WAL_CONFIG
+REWRITE: int = lib.ND_WAL_REWRITE
+MARK: int = lib.ND_WAL_MARK
+PROBE: int = lib.ND_WAL_PROBE
+QUARANTINE: int = lib.ND_WAL_QUARANTINE
+TYPE_NAMES = {
+    ENTRY: "entry",
+    HARD_STATE: "hard-state",
+    TRUNCATE: "truncate",
+    COMPACT: "compact",
+    CONFIG: "config",
+    REWRITE: "rewrite",
+    MARK: "mark",
+    PROBE: "probe",
+    QUARANTINE: "quarantine",
+}
+
+VERSION: int = lib.ND_WAL_VERSION
+ALIGN: int = lib.ND_WAL_ALIGN
+HEADER_BYTES: int = lib.ND_WAL_SEGMENT_HEADER_BYTES
+APPEND_BYTES_MAX: int = lib.ND_WAL_APPEND_BYTES_MAX
+FLAG_AGAIN: int = lib.ND_WAL_FLAG_AGAIN
+GROUPS_MAX: int = lib.ND_GROUPS_MAX
+
+
+class Record(Struct, frozen=True):
+    """One record with its own payload; the shape for what is written or shown once, not for the hot path."""
+
+    type: int
+    group: int = 0
+    term: int = 0
+    index: int = 0
+    data: bytes = b""
+
+    def rewritten(self) -> "Record":
+        """The same, as compaction copies it forward."""
+        return Record(REWRITE, self.group, self.term, self.index, bytes((self.type,)) + self.data)
+
+
+class Segment(NamedTuple):
+    """A segment's header."""
+
+    log_id: int
+    number: int
+    segment_id: int
+    bytes: int
+    version: int = VERSION
+
+
+class Append(NamedTuple):
+    """A checked append's header."""
+
+    sequence: int
+    off: int
+    bytes: int
+    prev_crc: int
+    crc: int
+    flags: int
+    records: int
+
+
+class End(NamedTuple):
+    """How far a log's chain of appends reaches, and where reading of the last segment stopped (csrc/walbook.h)."""
+
+    sequence: int
+    segment: int
+    off: int
+    bytes: int
+    crc: int
+    prev_crc: int
+    clean: bool
+    type: int
+    stop_off: int
+    later_off: int
+    appends: int
+    torn: bool
+
+
+def records_array(records: list[Record]) -> tuple[Any, list[Any]]:
+    """An nd_wal_rec array, and what keeps its payloads alive."""
+    array = ffi.new("nd_wal_rec[]", max(1, len(records)))
+    keep = [ffi.from_buffer(record.data) for record in records]
+    for row, record, view in zip(array, records, keep, strict=False):
+        row.type, row.group, row.term, row.index = record.type, record.group, record.term, record.index
+        row.data, row.len = ffi.cast("const uint8_t *", view), len(record.data)
+    return array, keep
+
+
+def record_of(row: Any) -> Record:
+    return Record(row.type, row.group, row.term, row.index, bytes(ffi.buffer(row.data, row.len)) if row.len else b"")
+
+
+def segment_encode(segment: Segment) -> bytes:
+    buf = ffi.new("uint8_t[]", HEADER_BYTES)
+    lib.nd_wal_segment_encode(buf, _segment_c(segment))
+    return bytes(ffi.buffer(buf))
+
+
+def segment_read(view: Any) -> Segment | int:
+    """The header of the bytes in view; 0 = damaged or none; another number = that version, which is not ours."""
+    out = ffi.new("nd_wal_segment *")
+    code = lib.nd_wal_segment_read(_pointer(view), len(view), out)
+    if code == 0:
+        return Segment(out.log_id, out.number, out.segment_id, out.bytes, out.version)
+    return int(out.version)
+
+
+def append_encode(
+    records: list[Record], segment_id: int, sequence: int, prev_crc: int, off: int, flags: int = 0
+) -> tuple[bytes, int]:
+    """(bytes, CRC) of one append; the simulated disk and the tests write with it."""
+    array, keep = records_array(records)
+    at = ffi.new("nd_wal_append *", {"segment_id": segment_id, "sequence": sequence, "off": off, "prev_crc": prev_crc})
+    at.flags = flags
+    size = lib.nd_wal_append_bytes(array, len(records))
+    buf = ffi.new("uint8_t[]", size)
+    written = lib.nd_wal_append_encode(buf, size, at, array, len(records))
+    assert written == size
+    del keep
+    return bytes(ffi.buffer(buf)), int(at.crc)
+
+
+def append_check(view: Any, off: int, segment_id: int) -> Append | None:
+    """The valid append at off, or None."""
+    at = ffi.new("nd_wal_append *")
+    return _append(at) if lib.nd_wal_append_check(_pointer(view), len(view), off, segment_id, at) == 1 else None
+
+
+def append_find(view: Any, off: int, segment_id: int) -> Append | None:
+    """The first valid append at or after off."""
+    at = ffi.new("nd_wal_append *")
+    return _append(at) if lib.nd_wal_append_find(_pointer(view), len(view), off, segment_id, at) == 1 else None
+
+
+def append_records(view: Any, append: Append) -> list[Record]:
+    """The records of a checked append as they stand there, rewritten ones not opened."""
+    at = ffi.new("nd_wal_append *", {"off": append.off})
+    array = ffi.new("nd_wal_rec[]", max(1, append.records))
+    n = lib.nd_wal_append_raw(_pointer(view), at, array, append.records)
+    assert n == append.records
+    return [record_of(array[i]) for i in range(n)]
+
+
+def record_at(view: Any, header: Segment, off: int) -> Record:
+    """The record whose header is at off, a rewritten one opened."""
+    row = ffi.new("nd_wal_rec *")
+    if lib.nd_wal_record_at(_pointer(view), len(view), off, row) != 0:
+        raise OSError(errno.EIO, f"segment {header.number} reads differently than a moment ago at offset {off}")
+    record = record_of(row)
+    return replace(record, type=record.data[0], data=record.data[1:]) if record.type == REWRITE else record
+
+
+class GroupBook(NamedTuple):
+    """What a log holds of one group; last = first - 1: no live entry."""
+
+    first: int
+    last: int
+    last_term: int
+    compact_index: int
+    compact_term: int
+    hard_state: tuple[int, int] | None  # term, vote
+    config: tuple[int, int, bytes] | None  # index, term, bytes
+    quarantined: bool
+    reordered: bool
+
+
+class Book:
+    """Owner of an nd_walbook; a context manager. Segments are handed over oldest first."""
+
+    def __init__(self) -> None:
+        self._handle: Any = lib.nd_walbook_new()
+        if self._handle == ffi.NULL:
+            raise MemoryError
+        self._end = ffi.new("nd_walbook_end *")
+
+    def __enter__(self) -> "Book":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        if self._handle is not None:
+            lib.nd_walbook_free(self._handle)
+            self._handle = None
+
+    def take(self, segment: Segment, view: Any) -> tuple[int, End, list[int]]:
+        """(0 or -errno, where it stopped, highest entry index by group) of the next segment."""
+        last = ffi.new("uint64_t[]", GROUPS_MAX)
+        end = self._end
+        code = lib.nd_walbook_segment(self._handle, _segment_c(segment), _pointer(view), len(view), last, end)
+        shape = (end.sequence, end.segment, end.off, end.bytes, end.crc, end.prev_crc, bool(end.clean), end.type)
+        return code, End(*shape, end.stop_off, end.later_off, end.appends, bool(end.torn)), list(last)
+
+    def group(self, group: int) -> GroupBook:
+        g = lib.nd_walbook_group_get(self._handle, group)
+        hard = (g.hard_term, g.hard_vote) if g.has_hard else None
+        config = (g.config_index, g.config_term, bytes(ffi.buffer(g.config, g.config_len))) if g.has_config else None
+        run = (g.first, g.last, g.last_term, g.compact_index, g.compact_term)
+        return GroupBook(*run, hard, config, bool(g.quarantined), bool(g.reordered))
+
+    def position(self, group: int, index: int) -> tuple[int, int]:
+        """(segment number, offset of the record header) of a live entry."""
+        position = lib.nd_walbook_position(self._handle, group, index)
+        return position >> 32, position & 0xFFFFFFFF
+
+    def records_max(self) -> int:
+        return int(lib.nd_walbook_records_max(self._handle))
+
+    def entries(self, segment: Segment, view: Any, stop: int, after: Any, off: Any, array: Any, cap: int) -> int:
+        """Fill array with live entries; see nd_walbook_entries. OSError when the bytes are not what they were."""
+        n = lib.nd_walbook_entries(self._handle, _segment_c(segment), _pointer(view), stop, after, off, array, cap)
+        if n < 0:
+            raise OSError(-n, f"segment {segment.number} reads differently than a moment ago: the disk is failing")
+        return int(n)
+
+
+def _pointer(view: Any) -> Any:
+    return ffi.cast("const uint8_t *", ffi.from_buffer(view))
+
+
+def _segment_c(segment: Segment) -> Any:
+    out = ffi.new("nd_wal_segment *")
+    out.log_id, out.number, out.segment_id, out.bytes, out.version = segment
+    return out
+
+
+def _append(at: Any) -> Append:
+    return Append(at.sequence, at.off, at.bytes, at.prev_crc, at.crc, at.flags, at.records)

@@ -1,0 +1,31 @@
+"""Which segments of a log may die: per segment the highest entry index of each group, nothing per entry. Pure.
+
+Invariant: segments die oldest first, and one dies only when every entry in it is covered by an applied index that a
+synced checkpoint holds. Hard states and configurations in dying segments are not counted here: compaction writes all
+of them anew before anything dies.
+"""
+
+from collections.abc import Mapping, Sequence
+
+
+class SegmentBook:
+    """The closed segments, oldest first; the one being written to is not among them."""
+
+    def __init__(self) -> None:
+        self._closed: list[tuple[int, Sequence[int]]] = []
+        self.applied: dict[int, int] = {}
+
+    def close_segment(self, number: int, last: Sequence[int]) -> None:
+        """last[group]: highest entry index in this or any earlier segment, 0 = none."""
+        assert not self._closed or number > self._closed[-1][0]
+        self._closed.append((number, last))
+
+    def dead_before(self, applied: Mapping[int, int], current: int) -> int:
+        """All segments with a lower number than the result may die, given what a synced checkpoint covers."""
+        for number, last in self._closed:
+            if any(last[group] > applied.get(group, 0) for group in range(len(last)) if last[group]):
+                return number
+        return current
+
+    def forget_before(self, number: int) -> None:
+        self._closed = [row for row in self._closed if row[0] >= number]
