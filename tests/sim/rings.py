@@ -89,7 +89,7 @@ class SimRingSet:
         if self._known[peer][1] == DOWN:
             raise PeerDown(f"process {peer} does not run")
         waiting = [*self._memory.lanes[self._self, peer].messages, *self._pushed[peer]]
-        if sum(len(m.data) for m in waiting) + len(data) > self._memory.lane_bytes:
+        if waiting and sum(len(m.data) for m in waiting) + len(data) > self._memory.lane_bytes:
             return False
         self._pushed[peer].append(Message(self._self, self._life, type_, request_id, bytes(data)))
         return True
