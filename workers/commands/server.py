@@ -1,0 +1,66 @@
+"""TODO"""
+
+from functools import partial
+
+from workers.commands.row import make_row
+
+row = partial(make_row, family="server")
+
+# fmt: off
+ROWS = (
+    row("command", 320, -1, "loading stale", "2.8.13", "The commands of the server; a container of subcommands.",
+        tips=("nondeterministic_output_order",), categories=("@slow", "@connection")),
+    row("command|count", 321, 2, "loading stale", "2.8.13", "The number of commands.",
+        categories=("@slow", "@connection")),
+    row("command|docs", 322, -2, "loading stale", "7.0.0", "What commands do.",
+        tips=("nondeterministic_output_order",), categories=("@slow", "@connection")),
+    row("command|getkeys", 323, -4, "loading stale", "2.8.13", "The keys in a full command.",
+        categories=("@slow", "@connection")),
+    row("command|getkeysandflags", 324, -4, "loading stale", "7.0.0",
+        "The keys in a full command and how it uses them.", categories=("@slow", "@connection")),
+    row("command|help", 325, 2, "loading stale", "5.0.0", "The subcommands of COMMAND.",
+        categories=("@slow", "@connection")),
+    row("command|info", 326, -2, "loading stale", "2.8.13", "Arity, flags and key positions of commands.",
+        tips=("nondeterministic_output_order",), categories=("@slow", "@connection")),
+    row("command|list", 327, -2, "loading stale", "7.0.0", "The names of the commands.",
+        tips=("nondeterministic_output_order",), categories=("@slow", "@connection")),
+    row("info", 328, -1, "loading stale", "1.0.0", "Figures and facts about the server.",
+        tips=("nondeterministic_output", "request_policy:all_shards", "response_policy:special"),
+        categories=("@slow", "@dangerous")),
+    row("config", 329, -2, "", "2.0.0", "The configuration; a container of subcommands."),
+    row("config|get", 330, -3, "admin noscript loading stale", "2.0.0",
+        "Configuration parameters that match patterns."),
+    row("config|help", 331, 2, "loading stale", "5.0.0", "The subcommands of CONFIG."),
+    row("time", 332, 1, "loading stale fast", "2.6.0", "The server's time.", tips=("nondeterministic_output",)),
+    row("wait", 333, 3, "noscript", "3.0.0", "Waits for replicas to acknowledge the connection's writes.",
+        tips=("request_policy:all_shards", "response_policy:agg_min"), categories=("@slow", "@connection")),
+    row("dbsize", 334, 1, "readonly fast", "1.0.0", "The number of keys.",
+        tips=("request_policy:all_shards", "response_policy:agg_sum"), categories=("@keyspace", "@read", "@fast")),
+    row("keys", 335, 2, "readonly", "1.0.0", "The keys that match a pattern.",
+        tips=("request_policy:all_shards", "nondeterministic_output_order"),
+        categories=("@keyspace", "@read", "@slow", "@dangerous")),
+    row("scan", 336, -2, "readonly", "2.8.0", "A part of the keys, and the cursor for the next part.",
+        tips=("nondeterministic_output", "request_policy:special"), categories=("@keyspace", "@read", "@slow")),
+    row("randomkey", 337, 1, "readonly", "1.0.0", "A random key.",
+        tips=("request_policy:all_shards", "nondeterministic_output"), categories=("@keyspace", "@read", "@slow")),
+    row("flushall", 338, -1, "write", "1.0.0", "Deletes every key.",
+        tips=("request_policy:all_shards", "response_policy:all_succeeded"),
+        categories=("@keyspace", "@write", "@slow", "@dangerous")),
+    row("flushdb", 339, -1, "write", "1.0.0", "Deletes every key (there is one database).",
+        tips=("request_policy:all_shards", "response_policy:all_succeeded"),
+        categories=("@keyspace", "@write", "@slow", "@dangerous")),
+    row("cluster", 340, -2, "", "3.0.0", "The cluster; a container of subcommands."),
+    row("cluster|countkeysinslot", 341, 3, "stale", "3.0.0", "The number of keys in a slot."),
+    row("cluster|getkeysinslot", 342, 4, "stale", "3.0.0", "Keys of a slot.", tips=("nondeterministic_output",)),
+    row("cluster|help", 343, 2, "loading stale", "5.0.0", "The subcommands of CLUSTER."),
+    row("cluster|info", 344, 2, "stale", "3.0.0", "The state of the cluster.", tips=("nondeterministic_output",)),
+    row("cluster|keyslot", 345, 3, "stale", "3.0.0", "The slot of a key."),
+    row("cluster|links", 346, 2, "stale", "7.0.0", "The links to other nodes.", tips=("nondeterministic_output",)),
+    row("cluster|myid", 347, 2, "stale", "3.0.0", "The id of the node that the connection was accepted by."),
+    row("cluster|nodes", 348, 2, "stale", "3.0.0", "The nodes as lines of text.", tips=("nondeterministic_output",)),
+    row("cluster|shards", 349, 2, "stale", "7.0.0", "Shards, their slots and nodes.",
+        tips=("nondeterministic_output",)),
+    row("cluster|slots", 350, 2, "stale", "3.0.0", "Slot ranges and the nodes that serve them.",
+        tips=("nondeterministic_output",)),
+)
+# fmt: on
