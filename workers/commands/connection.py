@@ -1,4 +1,4 @@
-"""TODO"""
+"""Rows of commands about the connection itself; their handlers are in workers/frontend. Data only."""
 
 from functools import partial
 

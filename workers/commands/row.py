@@ -21,6 +21,8 @@ class Flag(IntFlag):
     WORKER = 256
 
 
+NO_FLAGS = Flag(0)
+
 # COMMAND INFO lists categories in this order.
 CATEGORIES = (
     *("@keyspace", "@read", "@write", "@string", "@bitmap", "@admin", "@fast", "@slow", "@dangerous", "@connection"),
@@ -85,7 +87,7 @@ def _categories(family: str, marks: tuple[str, ...]) -> tuple[str, ...]:
 def _flags(marks: tuple[str, ...], function: str) -> Flag:
     if not function:
         return Flag.PYTHON
-    flags = Flag(0)
+    flags = NO_FLAGS
     if "write" in marks:
         flags |= Flag.WRITE
     if "readonly" in marks:
@@ -110,7 +112,7 @@ def make_row(
     specs: tuple[KeySpec, ...] = (),
     tips: tuple[str, ...] = (),
     categories: tuple[str, ...] | None = None,
-    more_flags: Flag = Flag(0),
+    more_flags: Flag = NO_FLAGS,
 ) -> Row:
     """A row from its words. `keys` says what is done to the keys at the positions `at` (default: argument 1 alone)."""
     words = tuple(marks.split())
