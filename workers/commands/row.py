@@ -41,7 +41,7 @@ class KeySpec:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One command. `function` names the C function ("" = a Python handler, or a container that only has subcommands)."""
+    """One command. `function` names the C function; "" = a Python handler, or a container with subcommands only."""
 
     name: str
     id: int
