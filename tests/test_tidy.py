@@ -171,7 +171,7 @@ def functions(path: Path) -> Iterator[tuple[str, int]]:
 
 # A C function of this project starts in column 0 with its type, and ends with a brace in column 0.
 C_FUNCTION = re.compile(
-    r"^(?!typedef|struct|enum|union|static const|const|#|/)[a-z][\w\s\*]*?\b(\w+)\([^;{}]*\)\s*\{\n(.*?)^\}", re.M | re.S
+    r"^(?!typedef|struct|enum|union|static const|const|#)[a-z][\w\s\*]*?\b(\w+)\([^;{}]*\)\s*\{\n(.*?)^\}", re.M | re.S
 )
 
 
