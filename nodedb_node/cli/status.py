@@ -100,9 +100,9 @@ def lines(document: Document) -> Iterator[str]:
 
 
 PROCESS_COLUMNS = ("process", "state", "pid", "restarts", "cores", "cpu s", "rss", "pss", "last turn")
-WORKER_COLUMNS = tuple(
-    "worker,port,groups,clients,cmd/s,per batch,rows,in memory,memory,dirty,"
-    "wal,segments,sync p50,p99,stall p99,checkpoints,ring full".split(",")
+WORKER_COLUMNS = (
+    *("worker", "port", "groups", "clients", "cmd/s", "per batch", "rows", "in memory", "memory", "dirty"),
+    *("wal", "segments", "sync p50", "p99", "stall p99", "checkpoints", "ring full"),
 )
 
 
