@@ -27,11 +27,9 @@ void nd_page_close(nd_page *page)
 static void copy_out(nd_route *to, const nd_route *from)
 {
     const uint64_t *src = (const uint64_t *)from;
-    uint64_t words[sizeof(nd_route) / sizeof(uint64_t)];
-    for (size_t i = 0; i < ND_VSHARDS; i++) {
-        for (size_t w = 0; w < sizeof words / sizeof words[0]; w++)
-            words[w] = __atomic_load_n(src++, __ATOMIC_ACQUIRE);
-        memcpy(&to[i], words, sizeof words);
+    for (size_t i = 0; i < ROUTE_WORDS; i++) {
+        uint64_t word = __atomic_load_n(&src[i], __ATOMIC_ACQUIRE);
+        memcpy((uint8_t *)to + i * sizeof word, &word, sizeof word);
     }
 }
 

@@ -2,8 +2,9 @@
 #include "ring.h"
 
 #include <errno.h>
-#include <nmmintrin.h>
 #include <string.h>
+
+#include "crc32c.h"
 
 #define UNIT 16ull
 #define SKIP_BYTES offsetof(nd_ring_rec, request_id)
@@ -19,25 +20,12 @@ static uint64_t make_stamp(uint32_t src, uint32_t dst)
     return (uint64_t)src << 32 | dst;
 }
 
-static uint32_t crc32c_add(uint32_t crc, const uint8_t *p, size_t n)
-{
-    uint64_t c = crc, word;
-    for (; n >= sizeof word; p += sizeof word, n -= sizeof word) {
-        memcpy(&word, p, sizeof word);
-        c = _mm_crc32_u64(c, word);
-    }
-    for (; n > 0; p++, n--)
-        c = _mm_crc32_u8((uint32_t)c, *p);
-    return (uint32_t)c;
-}
-
 /* Over the header, its crc field taken as 0, and the payload. */
 static uint32_t record_crc(const nd_ring_rec *rec, const uint8_t *payload)
 {
     nd_ring_rec head = *rec;
     head.crc = 0;
-    uint32_t crc = crc32c_add(~0u, (const uint8_t *)&head, sizeof head);
-    return ~crc32c_add(crc, payload, rec->len);
+    return nd_crc32c(nd_crc32c(0, &head, sizeof head), payload, rec->len);
 }
 
 /* ---- producer ---- */

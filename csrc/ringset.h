@@ -19,7 +19,7 @@
 #include "shm.h"
 
 /* cffi:begin */
-#define ND_RING_MESSAGE_BYTES_MAX 18874368   /* the largest entry and a MiB for what travels with it */
+#define ND_RING_MESSAGE_BYTES_MAX 536870912  /* as large as a reply that Redis's clients accept */
 
 typedef struct nd_ringset nd_ringset;
 
@@ -38,8 +38,8 @@ typedef struct nd_peer_event {
     uint64_t generation_before;  /* differs = that process died: what was in flight to it has no answer */
 } nd_peer_event;
 
-/* bells[i] = eventfd of process i (copied, not owned). overflow_bytes_max: per peer, >= ND_RING_MESSAGE_BYTES_MAX.
- * 0, -EINVAL or -ENOMEM. The mapping must outlive the set. */
+/* bells[i] = eventfd of process i (copied, not owned). overflow_bytes_max: per peer; one message is always taken into an
+ * empty queue, however large. 0, -EINVAL or -ENOMEM. The mapping must outlive the set. */
 int nd_ringset_open(nd_shm *shm, uint32_t self, const int *bells, uint64_t overflow_bytes_max, nd_ringset **out);
 void nd_ringset_close(nd_ringset *set);
 uint64_t nd_ringset_generation(const nd_ringset *set);   /* of this process */

@@ -130,13 +130,11 @@ int nd_shm_map(int fd, nd_shm **out)
     uint8_t *base = mmap(NULL, (size_t)st.st_size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     if (base == MAP_FAILED)
         return -errno;
-    nd_shm *shm = NULL;
     int rc = header_check((nd_shm_header *)base, (uint64_t)st.st_size);
-    if (rc == 0 && (shm = calloc(1, sizeof *shm)) == NULL)
-        rc = -ENOMEM;
-    if (rc != 0) {
+    nd_shm *shm = rc == 0 ? calloc(1, sizeof *shm) : NULL;
+    if (shm == NULL) {
         munmap(base, (size_t)st.st_size);
-        return rc;
+        return rc != 0 ? rc : -ENOMEM;
     }
     shm->base = base;
     shm->header = (nd_shm_header *)base;

@@ -1,7 +1,7 @@
 """The log of every process: logfmt lines on standard error, one line per event, with process=.
 
-Invariant: a line is one write below PIPE_BUF where the event is short, so lines of several processes do not mix;
-values that need it are quoted, control characters escaped. Nothing else in the node writes to standard error.
+Invariant: a line is one write below PIPE_BUF where the event is short, so lines of several processes do not mix; values
+that need it are quoted, control characters escaped. Nothing else in the node writes to standard error. World file.
 """
 
 import logging

@@ -11,14 +11,13 @@ import os
 import time
 
 from nodedb_node import __version__
-from nodedb_node._native import lib
 from nodedb_node.admin.facts import Disk, Limits, Lives, NodeFacts, ProcessFacts, State, Usage
 from nodedb_node.ids import CONTROL, Process, process_name
+from nodedb_node.routing.places import VSHARDS, groups_of_worker
 from nodedb_node.supervisor.boot import Boot
 
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 USAGE_AGE_US_MAX = 1_000_000
-VSHARDS: int = lib.ND_VSHARDS
 
 
 def boottime_us() -> int:
@@ -33,7 +32,7 @@ class Sources:
         self._boot = boot
         self._lives = lives
         self._usages: dict[int, tuple[int, Usage | None]] = {}
-        self._groups = groups_by_worker(boot.groups, boot.workers)
+        self._groups = [len(groups_of_worker(worker, boot.groups, boot.workers)) for worker in range(boot.workers)]
         self.draining = False
 
     def facts(self, *, usage: bool) -> NodeFacts:
@@ -95,14 +94,6 @@ class Sources:
             found = read_usage(pid)
             self._usages[pid] = (now_us, found)
         return found
-
-
-def groups_by_worker(groups: int, workers: int) -> list[int]:
-    """How many groups each worker serves: a group is where its first vShard is."""
-    counts = [0] * workers
-    for group in range(groups):
-        counts[group * VSHARDS // groups * workers // VSHARDS] += 1
-    return counts
 
 
 def stat_fields(pid: int) -> list[str] | None:

@@ -5,7 +5,6 @@ Invariant: what a user did wrong never ends in a trace; a trace is a defect. Ver
 """
 
 import importlib
-import sys
 
 import click
 
@@ -66,5 +65,5 @@ def main() -> int:
 
 def _say(text: str, code: Exit) -> int:
     for line in text.splitlines():
-        print(f"nodedb-node: {line}", file=sys.stderr)
+        click.echo(f"nodedb-node: {line}", err=True)
     return code.value

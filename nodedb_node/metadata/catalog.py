@@ -9,6 +9,7 @@ another identity or an older generation.
 Opened by the control process only, through py-lmdb and always with the 0.9 engine (`lib_version=0`): the wheel
 carries the 1.0 engine too, whose file format the 0.9 library under the workers' stores cannot read. It deliberately
 never maps the file writable (a full disk would then be a SIGBUS) and holds nothing that the workers' logs hold.
+World file.
 """
 
 from __future__ import annotations

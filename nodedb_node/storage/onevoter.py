@@ -3,7 +3,7 @@
 propose(turn) gives each record its term and index and writes all groups' records in one append; reap() says what is
 committed. Invariants: at most one append is in flight; indexes of a group have no hole; nothing is reported committed
 that is not durable; a segment dies only after the hard states, configurations and compaction marks it may hold were
-written anew, durably. It does not know what an entry means, and keeps no payload.
+written anew, durably. It does not know what an entry means, and keeps no payload. World file.
 """
 
 import errno

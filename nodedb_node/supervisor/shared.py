@@ -20,23 +20,23 @@ class Shared:
     def __init__(self, processes: int, ring_bytes: int) -> None:
         try:
             self.fd = create(processes, ring_bytes)
-            self._shm = SharedMemory(self.fd)
+            self.memory = SharedMemory(self.fd)
         except OSError as error:
             raise StartError(Exit.OS, error.strerror or str(error)) from error
-        self._metrics = [self._shm.metrics(process) for process in range(processes)]
+        self._metrics = [self.memory.metrics(process) for process in range(processes)]
         self.bells = [os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK) for _ in range(processes)]
 
     def publish_routes(self, routes: Sequence[Route]) -> None:
         """Before the first child starts; from then on the routing page is control's."""
-        page.write(self._shm, routes)
+        page.write(self.memory, routes)
 
     def started(self, process: int, pid: int) -> None:
-        self._shm.started(process, pid)
+        self.memory.started(process, pid)
         ring_all(self.bells)
 
     def died(self, process: int) -> int:
         """To be called once the process has been reaped; returns the generation of its next life."""
-        generation = self._shm.died(process)
+        generation = self.memory.died(process)
         ring_all(self.bells)
         return generation
 

@@ -1,13 +1,9 @@
-"""What is read from the machine: this process, a process that is gone, the split of groups."""
+"""What is read from the machine: this process, a process that is gone."""
 
 import os
 import subprocess
 
-import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-
-from nodedb_node.admin.sources import groups_by_worker, read_usage, stat_fields
+from nodedb_node.admin.sources import read_usage, stat_fields
 
 
 def test_usage_of_a_live_process() -> None:
@@ -34,13 +30,3 @@ def test_a_process_that_is_gone_is_none_and_no_error() -> None:
         child.wait()
     assert stat_fields(child.pid) is None
     assert read_usage(child.pid) is None
-
-
-@pytest.mark.parametrize(("groups", "workers", "counts"), [(8, 1, [8]), (8, 2, [4, 4]), (16, 3, [6, 5, 5])])
-def test_groups_by_worker(groups: int, workers: int, counts: list[int]) -> None:
-    assert groups_by_worker(groups, workers) == counts
-
-
-@given(exponent=st.integers(3, 10), workers=st.integers(1, 256))
-def test_every_group_has_one_worker(exponent: int, workers: int) -> None:
-    assert sum(groups_by_worker(1 << exponent, workers)) == 1 << exponent

@@ -11,7 +11,8 @@
 
 #define KIT_PROCS 3
 #define KIT_RING_BYTES ND_RING_BYTES_MIN
-#define KIT_OVERFLOW_BYTES (2ull * ND_RING_MESSAGE_BYTES_MAX)
+#define KIT_MESSAGE_BYTES_MAX 20000000u
+#define KIT_OVERFLOW_BYTES (2ull * KIT_MESSAGE_BYTES_MAX)
 
 typedef struct kit {
     nd_shm *shm;
@@ -94,7 +95,7 @@ static inline bool kit_is(const uint8_t *bytes, uint32_t len, uint64_t seed)
 
 static inline int kit_push(nd_ringset *set, uint32_t peer, uint64_t id, uint32_t len)
 {
-    static _Thread_local uint8_t bytes[ND_RING_MESSAGE_BYTES_MAX + 1];
+    static _Thread_local uint8_t bytes[KIT_MESSAGE_BYTES_MAX];
     kit_fill(bytes, len, id);
     nd_arg arg = {bytes, len};
     return nd_ringset_push(set, peer, (uint8_t)(1 + id % 200), id, &arg, 1);

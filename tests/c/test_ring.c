@@ -224,6 +224,21 @@ static void damage_is_fenced(void)
     }
 }
 
+/* A head that ran ahead of the records uncovers those of the lap before: whole, and of the right generations, but stale. */
+static void a_former_lap_is_fenced(void)
+{
+    pair p = new_pair();
+    for (uint64_t id = 0; id < SIZE / 64; id++)
+        ND_ASSERT(push(&p.tx, id, 32) == 1);
+    nd_ring_publish(&p.tx);
+    for (uint64_t id = 0; id < SIZE / 64; id++)
+        expect(&p.rx, id, 32);
+    nd_ring_release(&p.rx);
+    p.mem->head += 64;
+    ND_ASSERT(next_code(&p.rx) == -EBADMSG);
+    free(p.mem);
+}
+
 static void damaged_positions_are_fenced(void)
 {
     const uint64_t heads[] = {8, SIZE + 16, UINT64_MAX - 15};
@@ -260,6 +275,7 @@ int main(void)
     consumer_restart();
     consumer_restart_on_a_full_ring();
     damage_is_fenced();
+    a_former_lap_is_fenced();
     damaged_positions_are_fenced();
     return 0;
 }

@@ -1,6 +1,6 @@
 """Runs commands through the C command layer on a store in a directory, without a node around it.
 
-The shared library is compiled once per change of the sources. Commands that Python answers are not run here: they raise.
+The shared library is compiled once per change of the sources. Commands that Python answers raise here.
 """
 
 import ctypes

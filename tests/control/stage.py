@@ -10,11 +10,11 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import msgspec
 
-from nodedb_node._native import ffi, lib
+from nodedb_node._native import lib
 from nodedb_node.config import Config, HttpSection
 from nodedb_node.supervisor.boot import Boot, encode
 from nodedb_node.supervisor.ports import Reservation
@@ -81,14 +81,14 @@ class Stage:
     def worker_ready(self, number: int) -> None:
         """What a worker's start does to shared memory."""
         self.shared.started(number + 1, self.workers[number].pid)
-        lib.nd_shm_proc_ready(self.shared._shm, number + 1, ffi.new("uint16_t[]", lib.ND_PORTS))
+        self.shared.memory.ready(number + 1, [0, 0, 0, 0])
         block = self.block(number)
         block.wal_backend = lib.ND_WALIO_THREAD
         block.heartbeat_us = now_us() + WAIT_SECONDS * 1_000_000
 
-    def block(self, number: int) -> object:
+    def block(self, number: int) -> Any:
         """The counters of a worker, to write to."""
-        return lib.nd_shm_metrics(self.shared._shm, number + 1)
+        return lib.nd_shm_metrics(self.shared.memory.handle, number + 1)
 
     def start(self) -> subprocess.Popen[bytes]:
         """A control process in its next life; does not wait for it."""

@@ -22,7 +22,7 @@ def stage(tmp_path: Path) -> Iterator[Stage]:
 
 
 def test_serves_and_reports_what_workers_count(stage: Stage) -> None:
-    stage.block(1).commands = 41  # type: ignore[attr-defined]
+    stage.block(1).commands = 41
     stage.start()
     stage.wait_ready()
     assert stage.get("/livez") == (200, "ok\n")

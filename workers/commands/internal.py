@@ -12,8 +12,8 @@ row = partial(make_row, family="internal")
 # fmt: off
 ROWS = (
     row("nd.expire", 48, 3, "write", "1.0.0",
-        "Deletes a key if it still has the expiry that was seen and that has come.",
-        function="nd_expire", keys="RM delete", more_flags=Flag.INTERNAL),
+        "Deletes a key if it still has the expiry that was seen and that has come.", function="nd_expire",
+        keys="RM delete", more_flags=Flag.INTERNAL),
     row("nd.flush", 49, 1, "write", "1.0.0", "Deletes every key of a group.", function="nd_flush",
         more_flags=Flag.INTERNAL | Flag.GROUP_ALL),
     row("nd.dbsize", 50, 1, "readonly", "1.0.0", "The rows of a worker.", function="nd_dbsize",

@@ -41,7 +41,7 @@ class KeySpec:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One command. `function` names the C function ("" = a Python handler, or a container of subcommands)."""
+    """One command. `function` names the C function; "" = a Python handler, or a container with subcommands only."""
 
     name: str
     id: int
@@ -87,7 +87,7 @@ def _categories(family: str, marks: tuple[str, ...]) -> tuple[str, ...]:
 def _flags(marks: tuple[str, ...], function: str) -> Flag:
     if not function:
         return Flag.PYTHON
-    flags = Flag(0)
+    flags = NO_FLAGS
     if "write" in marks:
         flags |= Flag.WRITE
     if "readonly" in marks:

@@ -3,7 +3,7 @@
 The rows are the only place that knows a command's arity, flags and key positions: C looks names up in the table built
 here, COMMAND answers from the rows, and docs/commands.md is written from them. Invariant: a row's id is the number that
 the log carries, so an id is never changed and never used again for another command (tests/golden/command_ids.txt guards
-it). Not done here: running commands (C functions, or the Python handlers of handlers.py).
+it). Not done here: running commands (C functions, or the handlers in workers/frontend).
 """
 
 from collections.abc import Iterator

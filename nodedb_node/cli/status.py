@@ -1,0 +1,179 @@
+"""nodedb-node status: asks a running node for its status document and shows it. World file: one HTTP request.
+
+Invariant: it needs nothing but the HTTP port, so it works on a node that serves no client; what answers wrongly or not
+at all is one line and exit code 69. It computes nothing that is not in the document: --json prints that as received.
+"""
+
+from __future__ import annotations
+
+import http.client
+from collections.abc import Iterable, Iterator, Sequence
+
+import click
+import msgspec
+
+from nodedb_node.admin.status import Document, Process, Worker
+from nodedb_node.cli.load import load_config
+from nodedb_node.config import Config
+from nodedb_node.errors import Exit, StartError
+
+ANSWER_SECONDS = 5
+ANSWER_BYTES_MAX = 8 << 20
+ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+
+
+@click.command("status")
+@click.option("--config", "config_file", metavar="FILE", help="the node's TOML file; also $NODEDB_CONFIG")
+@click.option("--http", "address", metavar="HOST:PORT", help="where the node serves HTTP (default 127.0.0.1:6480)")
+@click.option("--json", "as_json", is_flag=True, help="the whole status document")
+def command(config_file: str | None, address: str | None, as_json: bool) -> int:
+    """What a running node is doing. Exit code 69 when none answers."""
+    host, port = parse(address) if address else configured(load_config(config_file, {}))
+    raw = ask(host, port)
+    if as_json:
+        click.echo(raw.decode())
+        return Exit.OK.value
+    try:
+        document = msgspec.json.decode(raw, type=Document)
+    except msgspec.DecodeError as error:
+        line = f"{host}:{port} answers, but not with a status this version knows ({error}); try --json"
+        raise StartError(Exit.UNAVAILABLE, line) from error
+    for line in lines(document):
+        click.echo(line)
+    return Exit.OK.value
+
+
+def parse(address: str) -> tuple[str, int]:
+    """HOST:PORT, [V6]:PORT, :PORT or PORT."""
+    host, _, port = address.rpartition(":")
+    if not port.isdecimal() or int(port) > 65535:
+        raise StartError(Exit.USAGE, f"--http {address}: expected HOST:PORT")
+    return host.removeprefix("[").removesuffix("]") or "127.0.0.1", int(port)
+
+
+def configured(config: Config) -> tuple[str, int]:
+    """Where the configuration says that the node serves HTTP."""
+    if config.http.port == 0:
+        raise StartError(Exit.USAGE, "[http] port = 0 means any free one: give the port of the node's log with --http")
+    return ANY_ADDRESS.get(config.http_bind, config.http_bind), config.http.port
+
+
+def ask(host: str, port: int) -> bytes:
+    """The document's bytes; StartError in one line when there are none."""
+    connection = http.client.HTTPConnection(host, port, timeout=ANSWER_SECONDS)
+    try:
+        connection.request("GET", "/status")
+        answer = connection.getresponse()
+        raw = answer.read(ANSWER_BYTES_MAX)
+        if answer.status != 200:
+            raise StartError(Exit.UNAVAILABLE, f"{host}:{port} answers {answer.status} {answer.reason}: not a node?")
+        return raw
+    except (OSError, http.client.HTTPException) as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
+        line = f"no node answers on {host}:{port} ({reason}); is it started, and is this its HTTP port (--http)?"
+        raise StartError(Exit.UNAVAILABLE, line) from error
+    finally:
+        connection.close()
+
+
+def lines(document: Document) -> Iterator[str]:
+    """The document for people."""
+    state = "ready" if document.ready else "NOT READY"
+    uptime = duration(document.uptime_seconds)
+    yield f"nodedb-node {document.version}  {state}, up {uptime}, start {document.generation}, node {document.node_id}"
+    yield (
+        f"clients {document.clients_host}:{document.clients_port}  http {document.http_host}:{document.http_port}  "
+        f"{document.groups} groups, {document.vshards} vShards"
+    )
+    free, size = bytes_text(document.disk_free_bytes), bytes_text(document.disk_size_bytes)
+    yield f"data {document.data_dir}  {free} free of {size}, writes stop at {bytes_text(document.disk_floor_bytes)}"
+    yield from (f"not ready: {reason}" for reason in document.reasons)
+    yield f"limited by: {document.limited_by.name}" + (
+        f" ({document.limited_by.detail})" if document.limited_by.name != "none" else ""
+    )
+    yield ""
+    yield from table(PROCESS_COLUMNS, (process_row(process) for process in document.processes))
+    yield ""
+    yield from table(WORKER_COLUMNS, (worker_row(worker) for worker in document.workers))
+    if document.interval_seconds is not None:
+        yield f"rates over the last {document.interval_seconds:.0f} s; quantiles since the process started"
+
+
+PROCESS_COLUMNS = ("process", "state", "pid", "restarts", "cores", "cpu s", "rss", "pss", "last turn")
+WORKER_COLUMNS = (
+    *("worker", "port", "groups", "clients", "cmd/s", "per batch", "rows", "in memory", "memory", "dirty"),
+    *("wal", "segments", "sync p50", "p99", "stall p99", "checkpoints", "ring full"),
+)
+
+
+def process_row(process: Process) -> tuple[str, ...]:
+    return (
+        process.name,
+        process.state,
+        str(process.pid or "-"),
+        str(process.restarts),
+        ",".join(str(core) for core in process.cores) or "any",
+        "-" if process.cpu_seconds is None else f"{process.cpu_seconds:.1f}",
+        bytes_text(process.resident_bytes),
+        bytes_text(process.pss_bytes),
+        "-" if process.heartbeat_age_ms is None else f"{process.heartbeat_age_ms} ms ago",
+    )
+
+
+def worker_row(worker: Worker) -> tuple[str, ...]:
+    return (
+        str(worker.worker),
+        str(worker.port or "-"),
+        str(worker.groups),
+        str(worker.connections),
+        "-" if worker.commands_per_second is None else f"{worker.commands_per_second:.0f}",
+        "-" if worker.batch_commands_mean is None else f"{worker.batch_commands_mean:.1f}",
+        str(worker.rows),
+        str(worker.resident_rows),
+        bytes_text(worker.memory_bytes),
+        bytes_text(worker.dirty_bytes),
+        worker.wal_backend,
+        f"{worker.wal_segments} ({bytes_text(worker.wal_bytes)})",
+        microseconds(worker.wal_sync_us_p50),
+        microseconds(worker.wal_sync_us_p99),
+        microseconds(worker.loop_stall_us_p99),
+        str(worker.checkpoints),
+        str(worker.ring_full),
+    )
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
+    """Columns as wide as they must be, numbers to the right; the same whether it goes to a terminal or a file."""
+    cells = [tuple(columns), *(tuple(row) for row in rows)]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(columns))]
+    for row in cells:
+        first, *rest = (cell.rjust(width) for cell, width in zip(row, widths, strict=True))
+        yield "  ".join([row[0].ljust(len(first)), *rest]).rstrip()
+
+
+def bytes_text(count: int | None) -> str:
+    """A size in the largest unit that leaves at least one whole of it."""
+    if count is None:
+        return "-"
+    for shift, unit in ((40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")):
+        if count >= 1 << shift:
+            return f"{count / (1 << shift):.1f} {unit}"
+    return f"{count} B"
+
+
+def microseconds(bound: int) -> str:
+    """The upper bound of a bucket."""
+    if bound == 0:
+        return "-"
+    return f"<{(bound + 1) / 1000:.1f} ms" if bound >= 1000 else f"<{bound + 1} us"
+
+
+def duration(seconds: float) -> str:
+    """The two largest units."""
+    whole = int(seconds)
+    days, hours, minutes = whole // 86_400, whole // 3_600 % 24, whole // 60 % 60
+    if days:
+        return f"{days} d {hours} h"
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {whole % 60} s" if minutes else f"{whole} s"
