@@ -166,7 +166,7 @@ static bool parse_bitpos_range(nd_cmd *c, int64_t len, int64_t *start, int64_t *
     if (c->argc >= 5 && !cmd_int(c, &c->argv[4], end))
         return false;
     clip_range(bits ? len * 8 : len, start, end);
-    if (!bits) {
+    if (!bits && *start <= *end) {
         *start *= 8;
         *end = *end * 8 + 7;
     }
@@ -238,7 +238,7 @@ static int64_t longest_source(nd_cmd *c)
 static bool combine_sources(nd_cmd *c, bitop op, uint8_t *out, uint32_t len)
 {
     for (uint32_t i = 3; i < c->argc; i++) {
-        nd_row row;
+        nd_row row = {0};
         int found = cmd_lookup(c, &c->argv[i], &row);
         if (found < 0)
             return false;
