@@ -147,7 +147,7 @@ WORKER_METRICS: tuple[Metric, ...] = (
         "seconds",
         1e-6,
         range(6, 24),
-        "How late a 10 ms timer of the loop fired.",
+        "How late a timer of the loop fired.",
     ),
     _spread("checkpoint_seconds", "checkpoint_ms", "seconds", 1e-3, range(3, 20), "Duration of a checkpoint."),
     _spread(

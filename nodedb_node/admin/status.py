@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from msgspec import Struct
 
-from nodedb_node.admin.facts import NodeFacts, ProcessFacts, Usage
+from nodedb_node.admin.facts import NodeFacts, ProcessFacts, State, Usage
 from nodedb_node.admin.readiness import Check, readiness
 from nodedb_node.native.metrics import Histogram
 
@@ -210,7 +210,7 @@ def _limits(now: NodeFacts, pairs: Pairs) -> Iterator[Limiting]:
     nospace = [worker.name for worker, _ in pairs if worker.counters.values["nospace"]]
     if nospace:
         yield Limiting("disk_space", f"{', '.join(nospace)} refuse writes: free disk space below {now.data_dir}")
-    down = [worker.name for worker, _ in pairs if worker.usage is None]
+    down = [worker.name for worker, _ in pairs if worker.state is State.DOWN]
     if down:
         yield Limiting("process_down", f"{', '.join(down)} not running: its keys are not served")
     for name, words, text in (

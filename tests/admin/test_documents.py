@@ -1,0 +1,46 @@
+"""docs/metrics.md and docs/alerts.yml are what the registry makes of them, and every alert has its paragraph."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from nodedb_node.admin import registry
+from tools.docs import alerts, metrics
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+AGAIN = "run: python -m tools.docs"
+
+
+def test_metrics_document() -> None:
+    assert (DOCS / "metrics.md").read_text() == metrics.document(), AGAIN
+
+
+def test_alert_rules() -> None:
+    assert (DOCS / "alerts.yml").read_text() == alerts.document(), AGAIN
+
+
+def test_every_metric_is_in_a_part_of_the_document() -> None:
+    assert [metric for _, part in metrics.PARTS for metric in part] == list(registry.ALL)
+
+
+@pytest.mark.parametrize("alert", alerts.ALERTS, ids=lambda alert: alert.name)
+def test_an_alert_is_sound(alert: alerts.Alert) -> None:
+    exposed = {metric.exposed for metric in registry.ALL}
+    histograms = {metric.exposed + "_bucket" for metric in registry.ALL if metric.kind is registry.Kind.HISTOGRAM}
+    used = set(re.findall(r"nodedb_\w+", alert.expr))
+    assert used <= exposed | histograms
+    assert used or alert.name == "NodedbNotAnswering"
+    assert alert.expr.count("(") == alert.expr.count(")")
+    labels = set(re.findall(r"\$labels\.(\w+)", alert.summary))
+    known = {label for metric in registry.ALL if metric.exposed in alert.expr for label in metric.labels}
+    assert labels <= known
+
+
+@pytest.mark.parametrize("alert", alerts.ALERTS, ids=lambda alert: alert.name)
+def test_an_alert_is_explained(alert: alerts.Alert) -> None:
+    assert f"### {alert.name}\n" in (DOCS / "operations.md").read_text()
+
+
+def test_alert_names_are_unique() -> None:
+    assert len({alert.name for alert in alerts.ALERTS}) == len(alerts.ALERTS)

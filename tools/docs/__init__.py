@@ -1,0 +1,1 @@
+"""Documents made from the code: docs/metrics.md and docs/alerts.yml."""
