@@ -56,8 +56,8 @@ class OneVoterLog:
         for group, last in state.last.items():
             self._term[group], self._last[group] = state.hard[group][0], last
         self._commits, self._commits_cap = ffi.new("nd_commit[]", GROUPS_MAX), GROUPS_MAX
-        self._rest: tuple[Any, int] = (ffi.NULL, 0)  # of a turn too large for one append
-        self._flight: tuple[Any, int] = (ffi.NULL, 0)  # the turn's records that are being written
+        self._turn: tuple[Any, int] = (ffi.NULL, 0)  # the records that are being written
+        self._rest: tuple[Any, int] = (ffi.NULL, 0)  # those of them that did not fit in the append in flight
         self._segment = io.segment()
         self._compact_to: dict[int, int] = {}  # not yet in the log
         self._dead_before = 0  # once the append in flight is durable
@@ -74,13 +74,14 @@ class OneVoterLog:
         if not reserve and self._io.nospace():
             return False
         lib.nd_wal_assign(records, n, GROUPS_MAX, self._term, self._last)
-        self._rest = (records, n)
+        self._turn = self._rest = (records, n)
         self._write()
         return True
 
     def reap(self) -> tuple[Any, int]:
         """(nd_commit array, length) of what is committed now, valid until the next reap; length 0 = nothing.
 
+        A turn is committed as a whole, however many appends it took. Length 0 and not busy: a compaction is durable.
         OSError: the disk failed; nothing more may be acknowledged and the process must end.
         """
         if not self._io.reap():
@@ -125,7 +126,6 @@ class OneVoterLog:
         if n == 0 and not extra:
             return
         self._rest = (records + fit, n - fit)
-        self._flight = (records, fit)
         if extra:
             records, keep = _joined(records, fit, extra)
             self._submit(records, fit + len(extra))
@@ -144,19 +144,19 @@ class OneVoterLog:
             self._segment = segment
 
     def _take_durable(self) -> tuple[Any, int]:
-        records, n = self._flight
         self.busy = False
-        self._flight = (ffi.NULL, 0)
-        if n > self._commits_cap:
-            self._commits, self._commits_cap = ffi.new("nd_commit[]", n), n
-        commits = lib.nd_wal_commits(records, n, self._commits)
         if self._dead_before:
             self._state.segments.forget_before(self._dead_before)
             self._io.drop_before(self._dead_before)
             self._dead_before = 0
         if self._rest[1]:
             self._write()
-        return self._commits, commits
+            return self._commits, 0
+        records, n = self._turn
+        self._turn = (ffi.NULL, 0)
+        if n > self._commits_cap:
+            self._commits, self._commits_cap = ffi.new("nd_commit[]", n), n
+        return self._commits, lib.nd_wal_commits(records, n, self._commits)
 
     # ---- figures and end ----
 

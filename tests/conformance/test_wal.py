@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from nodedb_node._native import ffi
+from nodedb_node._native import ffi, lib
 from nodedb_node.errors import StartError
 from nodedb_node.native import wal
 from nodedb_node.native.wal import Record
@@ -131,10 +131,11 @@ def test_an_entry_of_the_largest_size(place: Place) -> None:
     log.close(mark=True)
 
 
-def test_a_turn_above_one_append_is_split_and_committed_in_parts(place: Place) -> None:
+def test_a_turn_above_one_append_is_committed_as_a_whole(place: Place) -> None:
     log, _ = place.open()
     turn = [(0, bytes(20_000)) for _ in range(12)]
-    assert propose(log, turn) == [(0, 1, 3), (0, 4, 6), (0, 7, 9), (0, 10, 12)]
+    assert propose(log, turn) == [(0, 1, 12)]
+    assert log.stats().appends == 5  # the first hard states, then three entries each
     log.close(mark=False)
     log, got = place.open()
     assert [index for index, _ in got[0]] == list(range(1, 13))
@@ -233,8 +234,6 @@ def test_assign_leaves_no_hole(place: Place) -> None:
     last = ffi.new("uint64_t[]", [4, 0, 9])
     term = ffi.new("uint64_t[]", [1, 2, 3])
     array, keep = wal.records_array([Record(0, 2), Record(0, 0), Record(0, 2)])
-    from nodedb_node._native import lib
-
     lib.nd_wal_assign(array, 3, 3, term, last)
     assert [(r.group, r.term, r.index) for r in map(wal.record_of, array)] == [(2, 3, 10), (0, 1, 5), (2, 3, 11)]
     assert list(last) == [5, 0, 11]

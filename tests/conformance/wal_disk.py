@@ -1,6 +1,6 @@
 """A disk in memory for the log: real bytes (the C encoder's), virtual completion, power cuts by sector.
 
-Invariant: what `sync` has not covered may be lost sector by sector; `crash(choose)` decides which of those sectors stay.
+Invariant: what `sync` has not covered may be lost sector by sector; `crash(keep)` decides which of those stay.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,7 @@ SECTOR = 512
 
 
 class SimSegments:
-    """storage.directory.Segments over dictionaries: `files` is what the page cache holds, `durable` what the platter does."""
+    """storage.directory.Segments in dictionaries: `files` is the page cache, `durable` what the disk holds."""
 
     path = "sim"
 
