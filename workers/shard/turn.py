@@ -74,6 +74,7 @@ class Turns:
         """The log's descriptor is readable: an append may be done."""
         commits, n = self._log.reap()
         if n == 0:
+            self.propose()  # what gathered while the log wrote something of its own
             return
         now_us = self._now_us()
         bits = self._engine.commit(commits, n, now_us)
