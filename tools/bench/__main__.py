@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,14 +12,22 @@ from typing import Any
 import click
 from rich.console import Console
 
+from tools.bench import checkpoint as checkpoint_run
+from tools.bench import memory as memory_run
+from tools.bench import profile as profile_run
 from tools.bench import ratios as ratio_run
 from tools.bench import report, resp
+from tools.bench import startup as start_run
 from tools.bench.cells import Load
 from tools.bench.servers import NodeServer, RedisServer, Server
 
 console = Console(width=170)
 directory_option = click.option(
-    "--dir", "directory", type=click.Path(path_type=Path), default=Path(tempfile.gettempdir()), show_default=True,
+    "--dir",
+    "directory",
+    type=click.Path(path_type=Path),
+    default=Path(tempfile.gettempdir()),
+    show_default=True,
     help="Where both servers' data directories are made: one file system for both.",
 )
 json_option = click.option("--json", "json_path", type=click.Path(path_type=Path), help="Also write every figure here.")
@@ -56,8 +65,19 @@ def running(*servers: Server) -> Iterator[None]:
 @click.option("--option", "options", multiple=True, help="One more word on the node's command line; repeat.")
 @click.option("--plot", type=click.Path(path_type=Path), help="Write a picture of the ratios.")
 def ratios(
-    directory: Path, json_path: Path | None, workers: int, rounds: int, seconds: float, connections: int,
-    value_bytes: int, keys: int, threads: int, cluster: bool, self_test: bool, options: tuple[str, ...], plot: Path | None,
+    directory: Path,
+    json_path: Path | None,
+    workers: int,
+    rounds: int,
+    seconds: float,
+    connections: int,
+    value_bytes: int,
+    keys: int,
+    threads: int,
+    cluster: bool,
+    self_test: bool,
+    options: tuple[str, ...],
+    plot: Path | None,
 ) -> None:
     """SET and GET at pipeline 1 and 32: node against redis-server, interleaved, medians."""
     load = Load(connections, value_bytes, keys, seconds, threads)
@@ -69,9 +89,12 @@ def ratios(
             for server in (redis, node):
                 resp.fill(server.port, keys, value_bytes)
             facts: dict[str, Any] = report.machine_facts() | {
-                "node": node.describe(), "redis": redis.describe(),
-                "client mode": "shared port, plain client" + (", and cluster client on worker ports" if cluster else ""),
-                "load": f"{connections} connections, {value_bytes} B values, {keys:,} keys, {rounds} rounds of {seconds} s",
+                "node": node.describe(),
+                "redis": redis.describe(),
+                "client mode": "shared port, plain client"
+                + (", and cluster client on worker ports" if cluster else ""),
+                "load": f"{connections} connections, {value_bytes} B values, {keys:,} keys",
+                "rounds": f"{rounds} of {seconds} s a cell",
             }
             found = ratio_run.measure(node, redis, cells, load, rounds, lambda one: report.progress(console, one))
     rows = ratio_run.table(found, cells, node.name, redis.name, workers)
@@ -80,6 +103,101 @@ def ratios(
         report.write_json(json_path, ratio_run.as_json(rows, found, facts))
     if plot:
         report.plot_ratios(plot, rows, found, facts["node"])
+
+
+@main.command()
+@directory_option
+@json_option
+@click.option("--workers", default=1, show_default=True)
+@click.option("--fraction", default=0.5, show_default=True, help="Of the most SETs per second the node can do.")
+@click.option("--seconds", default=40.0, show_default=True)
+@click.option("--dirty-mib", default=16, show_default=True, help="Changed rows that start a checkpoint.")
+@click.option("--keys", default=1_000_000, show_default=True)
+def checkpoint(
+    directory: Path, json_path: Path | None, workers: int, fraction: float, seconds: float, dirty_mib: int, keys: int
+) -> None:
+    """Foreground SET p99 and timer lateness while checkpoints run."""
+    load = Load(keys=keys)
+    with tempfile.TemporaryDirectory(prefix="bench-", dir=directory) as base:
+        node = NodeServer("node", Path(base) / "node", workers=workers)
+        node.environment["NODEDB_STORE_DIRTY_BYTES_MAX"] = str(dirty_mib << 20)
+        with running(node):
+            resp.fill(node.port, keys, load.value_bytes)
+            facts = report.machine_facts() | {"node": node.describe(), "dirty_mib": dirty_mib}
+            finish(facts, checkpoint_run.measure(node, fraction, seconds, load), json_path)
+
+
+@main.command()
+@directory_option
+@json_option
+@click.option("--workers", default=1, show_default=True)
+@click.option("--keys", default=1_000_000, show_default=True)
+def memory(directory: Path, json_path: Path | None, workers: int, keys: int) -> None:
+    """Memory of the keys, steady and at the checkpoint's peak, against redis-server."""
+    with tempfile.TemporaryDirectory(prefix="bench-", dir=directory) as base:
+        redis = RedisServer("redis", Path(base) / "redis")
+        node = NodeServer("node", Path(base) / "node", workers=workers)
+        with running(redis, node):
+            facts = report.machine_facts() | {"node": node.describe(), "redis": redis.describe()}
+            found = memory_run.measure(node, redis, Load(keys=keys))
+            finish(facts | {"steady ratio": found.steady_ratio, "peak ratio": found.peak_ratio}, found, json_path)
+
+
+@main.command()
+@directory_option
+@json_option
+@click.option("--workers", default=1, show_default=True)
+@click.option("--keys", default=1_000_000, show_default=True)
+@click.option("--starts", default=5, show_default=True)
+@click.option("--idle-seconds", default=10.0, show_default=True)
+def start(directory: Path, json_path: Path | None, workers: int, keys: int, starts: int, idle_seconds: float) -> None:
+    """Start on an empty directory, restart with every key, idle CPU."""
+    with tempfile.TemporaryDirectory(prefix="bench-", dir=directory) as base:
+        node = NodeServer("node", Path(base) / "node", workers=workers)
+        try:
+            found = start_run.measure(node, Load(keys=keys), starts, idle_seconds)
+            finish(report.machine_facts() | {"node": node.describe()}, found, json_path)
+        finally:
+            node.erase()
+
+
+@main.command()
+@directory_option
+@json_option
+@click.option("--workers", default=1, show_default=True)
+@click.option("--keys", default=1_000_000, show_default=True)
+@click.option("--seconds", default=5.0, show_default=True)
+@click.option("--top", default=25, show_default=True, help="Functions to list.")
+@click.option("--redis", "of_redis", is_flag=True, help="Profile redis-server instead.")
+@click.option("--cell", "names", multiple=True, default=("SET P1", "GET P1", "SET P32", "GET P32"), show_default=True)
+def profile(
+    directory: Path,
+    json_path: Path | None,
+    workers: int,
+    keys: int,
+    seconds: float,
+    top: int,
+    of_redis: bool,
+    names: tuple[str, ...],
+) -> None:
+    """Where a worker's time goes in each cell, by perf."""
+    load = Load(keys=keys, seconds=seconds)
+    with tempfile.TemporaryDirectory(prefix="bench-", dir=directory) as base:
+        node = NodeServer("node", Path(base) / "node", workers=workers)
+        server = RedisServer("redis", Path(base) / "redis") if of_redis else node
+        with running(server):
+            resp.fill(server.port, keys, load.value_bytes)
+            for cell in (one for one in ratio_run.PLAIN_CELLS if one.name in names):
+                pids = [server.pid] if of_redis else node.worker_pids()
+                finish({}, profile_run.measure(server, pids, cell, load, top), json_path)
+
+
+def finish(facts: dict[str, Any], found: Any, json_path: Path | None) -> None:
+    """Print facts and figures, and write them when asked."""
+    figures = dataclasses.asdict(found)
+    report.print_facts(console, facts | figures)
+    if json_path:
+        report.write_json(json_path, {"facts": facts, "figures": figures})
 
 
 def node_under_test(base: Path, workers: int, options: list[str], self_test: bool) -> Server:

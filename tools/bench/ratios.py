@@ -1,4 +1,5 @@
-"""The ratio run: interleaved rounds of node and redis-server over the same cells, and the table of medians with its marks.
+"""The ratio run: interleaved rounds of node and redis-server over the same cells, and the table of medians with its
+marks.
 
 The marks are what the project promises (must) and wants (aim); a run reports them and never fails because of them.
 """
@@ -81,7 +82,7 @@ def row(found: list[Measurement], cell: str, node: str, redis: str, mark: tuple[
     ratios = [one.rate / by_round[one.round] for one in ours]
 
     def median(measurements: list[Measurement], name: str) -> float:
-        return statistics.median(getattr(one, name) for one in measurements)
+        return float(statistics.median(getattr(one, name) for one in measurements))
 
     return Row(
         cell=cell,

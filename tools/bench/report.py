@@ -19,7 +19,11 @@ PLOT_INCHES = (10, 4.5)
 
 def machine_facts() -> dict[str, Any]:
     model = next(
-        (line.split(":", 1)[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
+        (
+            line.split(":", 1)[1].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if "model name" in line
+        ),
         platform.machine(),
     )
     memory_kb = int(Path("/proc/meminfo").read_text().split()[1])
@@ -38,13 +42,15 @@ def progress(console: Console, one: Measurement) -> None:
         f"  server {one.server_cpu_us:6.2f} µs/cmd  client {one.client_cpu_us:5.2f}"
         f"  foreign {one.foreign_percent:4.1f} %" + (f"  ({one.tries} tries)" if one.tries > 1 else ""),
         highlight=False,
+        markup=False,
     )
 
 
 def print_rows(console: Console, rows: list[Row], facts: dict[str, Any]) -> None:
-    for name, value in facts.items():
-        console.print(f"{name}: {value}", highlight=False)
-    table = Table("cell", "node /s", "redis /s", "ratio (low–high)", "must", "aim", "", "node µs", "redis µs", "p99 ms", "foreign")
+    print_facts(console, facts)
+    table = Table(
+        "cell", "node /s", "redis /s", "ratio (low–high)", "must", "aim", "", "node µs", "redis µs", "p99 ms", "foreign"
+    )
     for one in rows:
         table.add_row(
             one.cell,
@@ -62,6 +68,16 @@ def print_rows(console: Console, rows: list[Row], facts: dict[str, Any]) -> None
     console.print(table)
 
 
+def print_facts(console: Console, facts: dict[str, Any]) -> None:
+    for name, value in facts.items():
+        if isinstance(value, dict):
+            console.print(f"{name}:", highlight=False, markup=False)
+            print_facts(console, {f"    {inner}": figure for inner, figure in value.items()})
+            continue
+        shown = f"{value:,.3f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else value
+        console.print(f"{name}: {shown}", highlight=False, markup=False)
+
+
 def write_json(path: Path, content: dict[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=1) + "\n")
 
@@ -77,9 +93,9 @@ def plot_ratios(path: Path, rows: list[Row], found: list[Measurement], node: str
     for x, one in enumerate(rows):
         axes.bar(x, one.ratio, width=0.55, color="#4c78a8")
         axes.vlines(x, one.ratio_low, one.ratio_high, color="black", linewidth=1)
-        for mark, style in ((one.must, "-"), (one.aim, ":")):
-            if mark is not None:
-                axes.hlines(mark, x - 0.4, x + 0.4, color="#e45756", linestyles=style)
+        if one.must is not None and one.aim is not None:
+            axes.hlines(one.must, x - 0.4, x + 0.4, color="#e45756", linestyles="solid")
+            axes.hlines(one.aim, x - 0.4, x + 0.4, color="#e45756", linestyles="dotted")
     rounds = max(one.round for one in found)
     axes.set_xticks(range(len(rows)), [one.cell for one in rows])
     axes.set_ylabel("× redis-server, appendfsync always")
