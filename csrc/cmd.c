@@ -150,7 +150,7 @@ int nd_cmdtab_add(nd_cmdtab *t, const char *name, uint16_t id, int16_t arity, ui
     if (sub != NULL) {
         nd_arg container = {own.ptr, (uint32_t)(sub - name)};
         parent = lookup(t, &container, 0);
-        ND_ASSERT(parent != 0 && "a container's row comes before its subcommands'");
+        ND_ASSERT(parent != 0); /* a container's row comes before its subcommands' */
         own = (nd_arg){(const uint8_t *)sub + 1, (uint32_t)strlen(sub + 1)};
     }
     uint64_t word[NAME_WORDS];

@@ -111,7 +111,7 @@ static bool parse_scan_options(nd_cmd *c, scan *s)
             bool count = cmd_word(&c->argv[i], "count");
             if (!cmd_int(c, value, &number))
                 return false;
-            if (number < count || (!count && number >= ND_SLOTS)) {
+            if (number < (count ? 1 : 0) || (!count && number >= ND_SLOTS)) {
                 nd_reply_error(c->reply, ERR_SYNTAX);
                 return false;
             }

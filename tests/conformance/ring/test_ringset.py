@@ -3,6 +3,7 @@
 import os
 import random
 import select
+import zlib
 from collections.abc import Iterator
 from typing import Protocol
 
@@ -12,6 +13,8 @@ from nodedb_node.native.ringset import MESSAGE_BYTES_MAX, NativeRingSet, PeerDow
 from nodedb_node.native.shm import DOWN, STARTING, SharedMemory, create, ring_all
 from tests.sim.rings import SimMemory, SimRingSet
 
+# One for the whole run: parallel test processes must collect the same tests.
+FRESH_SEED = zlib.crc32(os.environ.get("PYTEST_XDIST_TESTRUNUID", str(os.getpid())).encode())
 PROCESSES = 3
 RING_BYTES = 262_144
 OVERFLOW_BYTES = 40_000_000
@@ -294,7 +297,7 @@ class Walk:
             rings.close()
 
 
-@pytest.mark.parametrize("seed", [*range(6), random.SystemRandom().randrange(1 << 32)])
+@pytest.mark.parametrize("seed", [*range(6), FRESH_SEED])
 def test_random_walk(node: Node, seed: int) -> None:
     walk = Walk(node, seed)
     for _ in range(1500):
