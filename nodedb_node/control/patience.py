@@ -1,7 +1,7 @@
 """Lets the workers start first where control shares their cores. World file: waits on control's bell.
 
 Invariant: bounded; control starts in any case, only later. Imports of the HTTP server take as much processor time as
-a worker needs to start and serve, and clients wait for workers, not for control. Reads the process table, changes nothing.
+a worker needs to start and serve, and clients wait for workers, not for control. It changes nothing but its own bell.
 """
 
 from __future__ import annotations
