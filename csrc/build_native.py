@@ -1,7 +1,7 @@
 """Builds the one extension module, nodedb_node._native, from csrc/*.c.
 
-The parts of the headers between `cffi:begin` and `cffi:end` are the only prototypes: cffi parses what the compiler sees, so a
-signature is written once. Headers are read in the order of their includes.
+The parts of the headers between `cffi:begin` and `cffi:end` are the only prototypes: cffi parses what the compiler
+sees, so a signature is written once. Headers are read in the order of their includes.
 """
 
 import re
