@@ -16,40 +16,49 @@ struct group {
 };
 
 struct nd_walbook {
-    struct group group[ND_GROUPS_MAX];
+    struct group *group[ND_GROUPS_MAX];   /* NULL = the log says nothing of it */
     nd_walbook_end end;
     uint32_t records_max;
 };
 
-nd_walbook *nd_walbook_new(void)
-{
-    nd_walbook *b = calloc(1, sizeof(*b));
-    for (uint32_t i = 0; b != NULL && i < ND_GROUPS_MAX; i++)
-        b->group[i].pub.first = 1;
-    return b;
-}
+nd_walbook *nd_walbook_new(void) { return calloc(1, sizeof(nd_walbook)); }
 
 void nd_walbook_free(nd_walbook *b)
 {
     if (b == NULL)
         return;
     for (uint32_t i = 0; i < ND_GROUPS_MAX; i++) {
-        free(b->group[i].pos);
-        free(b->group[i].config);
+        if (b->group[i] == NULL)
+            continue;
+        free(b->group[i]->pos);
+        free(b->group[i]->config);
+        free(b->group[i]);
     }
     free(b);
 }
 
+static struct group *group_touch(nd_walbook *b, uint32_t group)
+{
+    if (b->group[group] == NULL) {
+        b->group[group] = calloc(1, sizeof(struct group));
+        if (b->group[group] != NULL)
+            b->group[group]->pub.first = 1;
+    }
+    return b->group[group];
+}
+
 const nd_walbook_group *nd_walbook_group_get(const nd_walbook *b, uint32_t group)
 {
+    static const nd_walbook_group nothing = {.first = 1};
     ND_ASSERT(group < ND_GROUPS_MAX);
-    return &b->group[group].pub;
+    return b->group[group] != NULL ? &b->group[group]->pub : &nothing;
 }
 
 uint64_t nd_walbook_position(const nd_walbook *b, uint32_t group, uint64_t index)
 {
-    const struct group *g = &b->group[group];
-    ND_ASSERT(group < ND_GROUPS_MAX && index >= g->pub.first && index <= g->pub.last);
+    ND_ASSERT(group < ND_GROUPS_MAX && b->group[group] != NULL);
+    const struct group *g = b->group[group];
+    ND_ASSERT(index >= g->pub.first && index <= g->pub.last);
     return g->pos[g->head + (index - g->pub.first)];
 }
 
@@ -186,7 +195,9 @@ static int take_record(nd_walbook *b, const nd_wal_rec *rec, uint64_t pos, int r
         return 0;
     if (rec->group >= ND_GROUPS_MAX)
         return -EBADMSG;
-    struct group *g = &b->group[rec->group];
+    struct group *g = group_touch(b, rec->group);
+    if (g == NULL)
+        return -ENOMEM;
     switch (rec->type) {
     case ND_WAL_ENTRY:
         return run_entry(g, rec, pos, rewritten);
@@ -291,7 +302,7 @@ static bool entry_wanted(const nd_walbook *b, const nd_wal_rec *rec, uint64_t po
 {
     if (rec->type != ND_WAL_ENTRY)
         return false;
-    const nd_walbook_group *g = &b->group[rec->group].pub;
+    const nd_walbook_group *g = nd_walbook_group_get(b, rec->group);
     return !g->reordered && rec->index > after[rec->group] && rec->index >= g->first && rec->index <= g->last &&
            nd_walbook_position(b, rec->group, rec->index) == pos;
 }

@@ -102,11 +102,10 @@ class WalSection(Struct, frozen=True):
         Literal["auto", "uring", "thread"], about("choice", "auto = io_uring where it is allowed, else a thread")
     ] = "auto"
     floor_bytes: Annotated[
-        int, Meta(ge=1 * MIB, le=1024 * GIB), about("bytes", "free disk space below which writes are refused")
+        int,
+        Meta(ge=1 * MIB, le=1024 * GIB),
+        about("bytes", "free disk space below which writes are refused; deletes and the log's own marks go on"),
     ] = 128 * MIB
-    reserve_bytes: Annotated[
-        int, Meta(ge=1 * MIB, le=64 * GIB), about("bytes", "part of the floor kept for marks and hard state")
-    ] = 32 * MIB
 
 
 class StoreSection(Struct, frozen=True):
@@ -257,10 +256,6 @@ def relations(config: Config) -> Iterator[str]:
         (
             wal.segment_bytes > ENTRY_BYTES_MAX + BATCH_BYTES_MAX,
             "[wal] segment_bytes must hold the largest entry, 17 MiB",
-        ),
-        (
-            wal.reserve_bytes < wal.floor_bytes,
-            "[wal] reserve_bytes must be less than floor_bytes, which it is a part of",
         ),
         (ring.bytes & (ring.bytes - 1) == 0, "[ring] bytes must be a power of two"),
         (ring.overflow_bytes >= ENTRY_BYTES_MAX, "[ring] overflow_bytes must hold the largest entry, 17 MiB"),

@@ -23,7 +23,7 @@ from nodedb_node.native import engine as native
 from nodedb_node.native.engine import Engine, EngineConfig
 from nodedb_node.native.page import Page
 from nodedb_node.native.ringset import NativeRingSet
-from nodedb_node.native.shm import SharedMemory
+from nodedb_node.native.shm import SharedMemory, ring_all
 from nodedb_node.routing.places import groups_of_worker
 from nodedb_node.supervisor import child
 from nodedb_node.supervisor.boot import Boot
@@ -114,6 +114,7 @@ class Worker:
         self.turns.flush(now_us())  # lets peers ring
         self.metrics.ready = 1
         self.shm.ready(boot.process, [boot.ports.clients, boot.ports.workers[boot.worker], 0, 0])
+        ring_all(boot.bell_fds)
         child.ready(boot)
         gc.collect()
         gc.freeze()

@@ -21,10 +21,9 @@ What is unknown or wrong is refused with its place, what was expected and the ne
 with.
 
 Relations between limits, checked at every start: `query_bytes_max` and `overflow_bytes` hold the largest command
-(17 MiB), `output_bytes_max` the largest value (16 MiB), `segment_bytes` the largest entry; `reserve_bytes` <
-`floor_bytes`; `memory_bytes_max` >= 2 x `dirty_bytes_max`; `backoff_first_ms` <= `backoff_max_ms`; `control_core`
-is not reserved. Sizes that belong to a format (key 64 KiB, value 16 MiB, entry 17 MiB, batch 1 MiB or 4096
-commands) are not settings.
+(17 MiB), `output_bytes_max` the largest value (16 MiB), `segment_bytes` the largest entry; `memory_bytes_max` >= 2
+x `dirty_bytes_max`; `backoff_first_ms` <= `backoff_max_ms`; `control_core` is not reserved. Sizes that belong to a
+format (key 64 KiB, value 16 MiB, entry 17 MiB, batch 1 MiB or 4096 commands) are not settings.
 """
 
 

@@ -35,18 +35,18 @@ TICK_SECONDS = 1.0
 SAMPLE_TICKS = 5
 
 
-def run(boot: Boot) -> None:
+def run(boot: Boot, memory: Memory) -> None:
     """Until told to stop; raises StartError when the process cannot do its work."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(Control(boot).main())
+        runner.run(Control(boot, memory).main())
 
 
 class Control:
     """The parts of one control process."""
 
-    def __init__(self, boot: Boot) -> None:
+    def __init__(self, boot: Boot, memory: Memory) -> None:
         self._boot = boot
-        self._memory = Memory(boot.shm_fd, boot.bell_fds)
+        self._memory = memory
         self._sources = Sources(boot, self._memory)
         self._loops = LoopRegistry()
         self._sampling = self._loops.add("sample")

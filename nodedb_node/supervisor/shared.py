@@ -6,6 +6,7 @@ published here too, so that no worker ever meets an empty page.
 """
 
 import os
+import time
 from collections.abc import Sequence
 
 from nodedb_node.errors import Exit, StartError
@@ -31,6 +32,7 @@ class Shared:
         page.write(self.memory, routes)
 
     def started(self, process: int, pid: int) -> None:
+        self._metrics[process].started_ms = int(time.time() * 1000)
         self.memory.started(process, pid)
         ring_all(self.bells)
 

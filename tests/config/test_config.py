@@ -105,7 +105,6 @@ def test_values_as_text(variable: str, value: str, found: object) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "[wal]\nreserve_bytes = 1073741824",
         "[store]\nmemory_bytes_max = 67108864",
         "[ring]\nbytes = 1048577",
         "[ring]\noverflow_bytes = 1048576",

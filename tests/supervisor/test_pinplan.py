@@ -149,7 +149,7 @@ def test_cpu_list() -> None:
     smt=st.sampled_from(["all", "one"]),
     control=st.one_of(st.just("auto"), st.integers(0, 31)),
 )
-def test_a_plan_is_always_possible(shape, affinity, reserved, workers, pin, smt, control) -> None:  # type: ignore[no-untyped-def]
+def test_a_plan_is_always_possible(shape, affinity, reserved, workers, pin, smt, control):  # type: ignore
     here = seen(composed(*shape), affinity)
     section = CpuSection(workers=workers, pin=pin, smt=smt, control_core=control, reserved=reserved)
     try:

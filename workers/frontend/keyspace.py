@@ -2,6 +2,7 @@
 
 On the shared port they cover the node, on a worker's port that worker. Each is composed of internal commands that the
 workers' C runs in their own order of reads and writes. Invariant: an error of one part is the answer of the whole.
+World file.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""Handlers of commands about the server: COMMAND, INFO, CONFIG GET, CLUSTER, TIME, WAIT. Pure but for their context."""
+"""Handlers of commands about the server: COMMAND, INFO, CONFIG GET, CLUSTER, TIME, WAIT. World file: TIME."""
 
 import fnmatch
 import time
