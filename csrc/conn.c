@@ -152,7 +152,8 @@ void conn_complete(nd_engine *e, conn *c, uint32_t seq, const uint8_t *p, size_t
         s->len = (uint32_t)n;
         s->state = SLOT_READY;
     }
-    if (c->muted && c->python == PY_NONE && !c->closing && c->tail - c->head < SLOTS_MAX / 2)
+    /* Unscanned bytes wait as well as unread ones: the socket may be empty, and then nothing else brings this back. */
+    if ((c->muted || c->in.len) && c->python == PY_NONE && !c->closing && c->tail - c->head < SLOTS_MAX / 2)
         conn_resume(e, c);
 }
 
@@ -334,6 +335,7 @@ static bool conn_flush(nd_engine *e, conn *c)
 int nd_engine_flush(nd_engine *e, uint64_t now_us)
 {
     e->now_us = now_us;
+    bool more = e->rings && peers_flush(e); /* first: what finds no room in a ring is answered below */
     for (uint32_t i = 0; i < e->dirty.n; i++) {
         conn *c = e->conns[e->dirty.v[i]];
         if (!c || !c->dirty)
@@ -345,7 +347,7 @@ int nd_engine_flush(nd_engine *e, uint64_t now_us)
             conn_flush(e, c);
     }
     e->dirty.n = 0;
-    bool more = e->resume.n || (e->rings && peers_flush(e));
+    more = more || e->resume.n;
     return (e->py_queue.n ? ND_TURN_PYTHON : 0) | (e->done_n ? ND_TURN_CALLS : 0) | (e->events_n ? ND_TURN_EVENTS : 0) |
            (more ? ND_TURN_MORE : 0);
 }

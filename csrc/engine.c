@@ -81,7 +81,7 @@ int nd_engine_new(const nd_engine_cfg *cfg, nd_store *store, nd_cmdtab *tab, nd_
     e->refuse = -1;
     e->listen_fd[0] = e->listen_fd[1] = -1;
     /* A connection's number and generation must not meet those of a former life of this process. */
-    e->next_gen = (uint32_t)(cfg->generation * 2654435761u);
+    e->life = e->next_gen = (uint32_t)(cfg->generation * 2654435761u);
     e->conns = calloc(cfg->connections_max, sizeof *e->conns);
     e->recs = calloc(ND_GROUPS_MAX, sizeof *e->recs);
     e->rec_batches = calloc(ND_GROUPS_MAX, sizeof *e->rec_batches);
@@ -208,7 +208,7 @@ int nd_engine_call(nd_engine *e, uint32_t token, uint32_t worker, uint32_t vshar
     bool here = worker == e->cfg.self;
     e->calls[e->calls_n++] = (call){.token = token, .peer = (uint16_t)(here ? 0 : worker + 1),
                                     .write = (row->flags & ND_CMD_WRITE) != 0, .start_ms = (uint32_t)(now_us / 1000)};
-    dest to = {.conn = CONN_CALL | token, .src = SRC_LOCAL, .resp = (uint8_t)resp};
+    dest to = {.conn = CONN_CALL | token, .gen = e->life, .src = SRC_LOCAL, .resp = (uint8_t)resp};
     if (here)
         submit(e, row, vshard, argv, argc, &to, NULL);
     else

@@ -41,7 +41,6 @@ static void push_commands(nd_engine *e, uint32_t worker)
     int rc = nd_ringset_push(e->rings, worker + 1, MSG_COMMANDS, 0, &part, 1);
     if (rc != 1) {
         uint32_t text = rc == 0 || rc == -EMSGSIZE ? ND_TEXT_OVERLOAD : ND_TEXT_TRYAGAIN;
-        e->m->ring_tx_full += rc == 0;
         for (size_t at = 0; at < p->commands.len;) {
             const uint8_t *q = p->commands.p + at;
             deliver_text(e, &(dest){.conn = get32(q), .gen = get32(q + 4), .seq = get32(q + 8), .src = SRC_LOCAL}, e->texts[text]);
@@ -88,7 +87,6 @@ static void push_replies(nd_engine *e, uint32_t worker)
         return;
     nd_arg part = {p->replies.p, (uint32_t)p->replies.len};
     int rc = nd_ringset_push(e->rings, worker + 1, MSG_REPLIES, 0, &part, 1);
-    e->m->ring_tx_full += rc == 0;
     if (rc != 0) /* sent, or nobody is there to read it; what found no room is offered again */
         p->replies.len = 0;
 }
@@ -140,6 +138,15 @@ static origin *peer_origin(nd_engine *e, uint32_t worker, uint32_t conn_idx, uin
     return o;
 }
 
+/* A worker goes on reading its rings whatever happens, or two that wait for each other's reading would wait for ever; what
+ * it has no room for is refused instead. */
+static bool overloaded(nd_engine *e, uint32_t worker)
+{
+    bool full = e->peers[worker].replies.len > REPLIES_WAITING_MAX || e->gathered_bytes > 2 * e->cfg.gather_bytes_max;
+    e->m->overload_refusals += full;
+    return full;
+}
+
 static bool take_command(nd_engine *e, uint32_t worker, const nd_ring_msg *msg, size_t *at)
 {
     const uint8_t *q = msg->data + *at;
@@ -155,6 +162,8 @@ static bool take_command(nd_engine *e, uint32_t worker, const nd_ring_msg *msg, 
     e->m->commands_served_for_peers++;
     if (vshard < e->vshard_first || vshard > e->vshard_last)
         deliver_text(e, &to, e->texts[ND_TEXT_TRYAGAIN]); /* sent by an older table */
+    else if (overloaded(e, worker))
+        deliver_text(e, &to, e->texts[ND_TEXT_OVERLOAD]);
     else
         submit(e, row, vshard, e->argv, argc, &to, peer_origin(e, worker, to.conn, to.gen));
     return true;
@@ -169,7 +178,8 @@ static bool take_reply(nd_engine *e, const nd_ring_msg *msg, size_t *at)
     if (!(to.conn & CONN_CALL) && to.conn >= e->cfg.connections_max)
         return false;
     uint32_t n = get32(q + 12);
-    deliver(e, &to, q + REPLY_PREFIX, n);
+    if (!(to.conn & CONN_CALL) || to.gen == e->life) /* the number of a former life's call may be in use again */
+        deliver(e, &to, q + REPLY_PREFIX, n);
     *at += REPLY_PREFIX + n;
     return true;
 }
@@ -204,7 +214,8 @@ static void peer_died(nd_engine *e, uint32_t worker, uint64_t generation)
 {
     peer *p = &e->peers[worker];
     p->commands.len = p->replies.len = 0;
-    memset(p->origins, 0, p->origins_cap * sizeof *p->origins);
+    if (p->origins_cap)
+        memset(p->origins, 0, p->origins_cap * sizeof *p->origins);
     for (uint32_t i = 0; i < e->cfg.connections_max; i++)
         if (e->conns[i])
             fail_slots(e, e->conns[i], worker);
@@ -220,14 +231,6 @@ static void peer_died(nd_engine *e, uint32_t worker, uint64_t generation)
     nd_engine_note(e, ND_EVENT_PEER_RESTARTED, worker, generation, "");
 }
 
-static bool replies_wait(const nd_engine *e)
-{
-    for (uint32_t w = 0; w < e->cfg.workers; w++)
-        if (e->peers[w].replies.len > REPLIES_WAITING_MAX)
-            return true;
-    return false;
-}
-
 void peers_poll(nd_engine *e, uint32_t rung)
 {
     nd_peer_event ev;
@@ -240,7 +243,7 @@ void peers_poll(nd_engine *e, uint32_t rung)
             peer_died(e, ev.peer - 1, ev.generation);
     if (rc < 0)
         e->fatal = rc;
-    for (int i = 0; i < MESSAGES_PER_POLL && !e->fatal && !replies_wait(e); i++) {
+    for (int i = 0; i < MESSAGES_PER_POLL && !e->fatal; i++) {
         rc = nd_ringset_next(e->rings, &from, &msg);
         if (rc == 0)
             return;
