@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,10 @@ import click
 from rich.console import Console
 
 from tools.bench import ratios as ratio_run
+from tools.bench import checkpoint as checkpoint_run
+from tools.bench import memory as memory_run
 from tools.bench import report, resp
+from tools.bench import startup as start_run
 from tools.bench.cells import Load
 from tools.bench.servers import NodeServer, RedisServer, Server
 
@@ -80,6 +84,70 @@ def ratios(
         report.write_json(json_path, ratio_run.as_json(rows, found, facts))
     if plot:
         report.plot_ratios(plot, rows, found, facts["node"])
+
+
+@main.command()
+@directory_option
+@json_option
+@click.option("--workers", default=1, show_default=True)
+@click.option("--fraction", default=0.5, show_default=True, help="Of the most SETs per second the node can do.")
+@click.option("--seconds", default=40.0, show_default=True)
+@click.option("--dirty-mib", default=16, show_default=True, help="Changed rows that start a checkpoint.")
+@click.option("--keys", default=1_000_000, show_default=True)
+def checkpoint(
+    directory: Path, json_path: Path | None, workers: int, fraction: float, seconds: float, dirty_mib: int, keys: int
+) -> None:
+    """Foreground SET p99 and timer lateness while checkpoints run."""
+    load = Load(keys=keys)
+    with tempfile.TemporaryDirectory(prefix="bench-", dir=directory) as base:
+        node = NodeServer("node", Path(base) / "node", workers=workers)
+        node.environment["NODEDB_STORE_DIRTY_BYTES_MAX"] = str(dirty_mib << 20)
+        with running(node):
+            resp.fill(node.port, keys, load.value_bytes)
+            facts = report.machine_facts() | {"node": node.describe(), "dirty_mib": dirty_mib}
+            finish(facts, checkpoint_run.measure(node, fraction, seconds, load), json_path)
+
+
+@main.command()
+@directory_option
+@json_option
+@click.option("--workers", default=1, show_default=True)
+@click.option("--keys", default=1_000_000, show_default=True)
+def memory(directory: Path, json_path: Path | None, workers: int, keys: int) -> None:
+    """Memory of the keys, steady and at the checkpoint's peak, against redis-server."""
+    with tempfile.TemporaryDirectory(prefix="bench-", dir=directory) as base:
+        redis = RedisServer("redis", Path(base) / "redis")
+        node = NodeServer("node", Path(base) / "node", workers=workers)
+        with running(redis, node):
+            facts = report.machine_facts() | {"node": node.describe(), "redis": redis.describe()}
+            found = memory_run.measure(node, redis, Load(keys=keys))
+            finish(facts | {"steady ratio": found.steady_ratio, "peak ratio": found.peak_ratio}, found, json_path)
+
+
+@main.command()
+@directory_option
+@json_option
+@click.option("--workers", default=1, show_default=True)
+@click.option("--keys", default=1_000_000, show_default=True)
+@click.option("--starts", default=5, show_default=True)
+@click.option("--idle-seconds", default=10.0, show_default=True)
+def start(directory: Path, json_path: Path | None, workers: int, keys: int, starts: int, idle_seconds: float) -> None:
+    """Start on an empty directory, restart with every key, idle CPU."""
+    with tempfile.TemporaryDirectory(prefix="bench-", dir=directory) as base:
+        node = NodeServer("node", Path(base) / "node", workers=workers)
+        try:
+            found = start_run.measure(node, Load(keys=keys), starts, idle_seconds)
+            finish(report.machine_facts() | {"node": node.describe()}, found, json_path)
+        finally:
+            node.erase()
+
+
+def finish(facts: dict[str, Any], found: Any, json_path: Path | None) -> None:
+    """Print facts and figures, and write them when asked."""
+    figures = dataclasses.asdict(found)
+    report.print_facts(console, facts | figures)
+    if json_path:
+        report.write_json(json_path, {"facts": facts, "figures": figures})
 
 
 def node_under_test(base: Path, workers: int, options: list[str], self_test: bool) -> Server:

@@ -141,3 +141,9 @@ def pss_bytes(pid: int, clean_free: str = "data.mdb") -> int:
 
 def tree_pss_bytes(root: int) -> int:
     return sum(pss_bytes(pid) for pid in tree_of(root))
+
+
+def thread_seconds(pid: int) -> float:
+    """CPU time of a process's living threads, to the nanosecond."""
+    tasks = Path(f"/proc/{pid}/task")
+    return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks.iterdir()) / 1e9

@@ -42,8 +42,7 @@ def progress(console: Console, one: Measurement) -> None:
 
 
 def print_rows(console: Console, rows: list[Row], facts: dict[str, Any]) -> None:
-    for name, value in facts.items():
-        console.print(f"{name}: {value}", highlight=False)
+    print_facts(console, facts)
     table = Table("cell", "node /s", "redis /s", "ratio (low–high)", "must", "aim", "", "node µs", "redis µs", "p99 ms", "foreign")
     for one in rows:
         table.add_row(
@@ -60,6 +59,12 @@ def print_rows(console: Console, rows: list[Row], facts: dict[str, Any]) -> None
             f"≤ {one.foreign_percent_max:.0f} %" + (f", {one.loud_rounds} loud" if one.loud_rounds else ""),
         )
     console.print(table)
+
+
+def print_facts(console: Console, facts: dict[str, Any]) -> None:
+    for name, value in facts.items():
+        shown = f"{value:,.3f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else value
+        console.print(f"{name}: {shown}", highlight=False)
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

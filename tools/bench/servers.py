@@ -108,6 +108,15 @@ class Server:
                 os.kill(pid, signal.SIGKILL)
         self.process = None
 
+    def kill(self) -> None:
+        """SIGKILL to every process of the tree at once."""
+        for pid in proc.tree_of(self.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        assert self.process is not None
+        self.process.wait()
+        self.process = None
+
     def erase(self) -> None:
         self.stop()
         shutil.rmtree(self.directory, ignore_errors=True)
