@@ -16,7 +16,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from tests.process.wire import Connection, ErrorReply, Reply, encode, slot, slot_ports
+from tests.process.wire import Connection, ErrorReply, Reply, slot, slot_ports
 
 REPLY_SECONDS_MAX = 8.0
 """Past the default deadline of 4 s with slack: a reply that takes longer is a hang."""
@@ -140,7 +140,7 @@ class Recorder:
         """Send a pipeline and record each reply; what has none when the connection breaks stays unknown."""
         current = batch[0]
         try:
-            link.socket.sendall(b"".join(encode(*one.words) for one in batch))
+            link.send(*(one.words for one in batch))
             for current in batch:
                 current.reply = link.read()
                 current.ended = time.monotonic()
@@ -240,13 +240,15 @@ def shared_targets(port: int, clients: int, prefix: bytes = b"") -> list[Target]
     ]
 
 
-def worker_targets(port: int, clients_per_worker: int) -> list[Target]:
+def worker_targets(port: int, clients_per_worker: int, prefix: bytes = b"") -> list[Target]:
     """Clients on every worker port, each with keys of that worker only; asks the shared port who owns what."""
     owners = slot_ports(port)
     targets = []
     for worker in sorted(set(owners.values())):
         tags = [b"{%d}" % number for number in range(2000) if owners[slot(b"{%d}" % number)] == worker][:16]
         for client in range(clients_per_worker):
-            registers = tuple(tag + b"own:%d:%d" % (worker, client) for tag in tags)
-            targets.append(Target(worker, tuple(t + b"count" for t in tags), tuple(t + b"list" for t in tags), registers))
+            named = [prefix + tag for tag in tags]
+            counters, lists = (tuple(name + kind for name in named) for kind in (b"count", b"list"))
+            registers = tuple(name + b"own:%d" % client for name in named)
+            targets.append(Target(worker, counters, lists, registers))
     return targets

@@ -53,10 +53,13 @@ class Connection:
         self.socket.sendall(encode(*words))
         return self.read()
 
+    def send(self, *commands: tuple[bytes | str | int, ...]) -> None:
+        self.socket.sendall(b"".join(encode(*words) for words in commands))
+
     def pipeline(self, commands: Iterable[tuple[bytes | str | int, ...]]) -> list[Reply]:
-        frames = [encode(*words) for words in commands]
-        self.socket.sendall(b"".join(frames))
-        return [self.read() for _ in frames]
+        batch = tuple(commands)
+        self.send(*batch)
+        return [self.read() for _ in batch]
 
     def read(self) -> Reply:
         line = self.line()

@@ -12,9 +12,9 @@ from typing import Any
 import click
 from rich.console import Console
 
-from tools.bench import ratios as ratio_run
 from tools.bench import checkpoint as checkpoint_run
 from tools.bench import memory as memory_run
+from tools.bench import ratios as ratio_run
 from tools.bench import report, resp
 from tools.bench import startup as start_run
 from tools.bench.cells import Load

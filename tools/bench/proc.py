@@ -109,13 +109,6 @@ def affinity(pid: int) -> list[int]:
     return sorted(os.sched_getaffinity(pid))
 
 
-def command_line(pid: int) -> list[str]:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")[:-1]
-    except (FileNotFoundError, ProcessLookupError):
-        return []
-
-
 def rss_bytes(pid: int) -> int:
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 

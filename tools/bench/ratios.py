@@ -81,7 +81,7 @@ def row(found: list[Measurement], cell: str, node: str, redis: str, mark: tuple[
     ratios = [one.rate / by_round[one.round] for one in ours]
 
     def median(measurements: list[Measurement], name: str) -> float:
-        return statistics.median(getattr(one, name) for one in measurements)
+        return float(statistics.median(getattr(one, name) for one in measurements))
 
     return Row(
         cell=cell,

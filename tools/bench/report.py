@@ -82,9 +82,9 @@ def plot_ratios(path: Path, rows: list[Row], found: list[Measurement], node: str
     for x, one in enumerate(rows):
         axes.bar(x, one.ratio, width=0.55, color="#4c78a8")
         axes.vlines(x, one.ratio_low, one.ratio_high, color="black", linewidth=1)
-        for mark, style in ((one.must, "-"), (one.aim, ":")):
-            if mark is not None:
-                axes.hlines(mark, x - 0.4, x + 0.4, color="#e45756", linestyles=style)
+        if one.must is not None and one.aim is not None:
+            axes.hlines(one.must, x - 0.4, x + 0.4, color="#e45756", linestyles="solid")
+            axes.hlines(one.aim, x - 0.4, x + 0.4, color="#e45756", linestyles="dotted")
     rounds = max(one.round for one in found)
     axes.set_xticks(range(len(rows)), [one.cell for one in rows])
     axes.set_ylabel("× redis-server, appendfsync always")

@@ -29,7 +29,7 @@ def free_ports(count: int) -> int:
         with contextlib.ExitStack() as held:
             probe = held.enter_context(socket.socket())
             probe.bind(("127.0.0.1", 0))
-            first = probe.getsockname()[1]
+            first = int(probe.getsockname()[1])
             try:
                 for port in range(first + 1, first + count):
                     held.enter_context(socket.socket()).bind(("127.0.0.1", port))
@@ -49,6 +49,8 @@ class Server:
     process: subprocess.Popen[bytes] | None = None
     start_seconds: float = 0.0
     environment: dict[str, str] = field(default_factory=dict)
+    wrapper: list[str] = field(default_factory=list)
+    """Words before the command line: a program that changes its own limits and then becomes the server."""
 
     def argv(self) -> list[str]:
         raise NotImplementedError
@@ -75,7 +77,11 @@ class Server:
         begun = time.monotonic()
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                self.argv(), stdout=log, stderr=log, cwd=repository(), env={**os.environ, **self.environment}
+                [*self.wrapper, *self.argv()],
+                stdout=log,
+                stderr=log,
+                cwd=repository(),
+                env={**os.environ, **self.environment},
             )
         self.wait_ready(begun + READY_DEADLINE_S)
         self.start_seconds = time.monotonic() - begun
@@ -172,7 +178,14 @@ class NodeServer(Server):
         return self.worker_port
 
     def worker_pids(self) -> list[int]:
-        return [pid for pid in proc.tree_of(self.pid) if "workers" in proc.command_line(pid)]
+        """Process ids of the workers, in their order."""
+        return [pid for name, pid in sorted(self.roles().items()) if name.startswith("worker-")]
+
+    def roles(self) -> dict[str, int]:
+        """Role → process id of everything that lives now: supervisor, control, worker-0, …"""
+        stats = proc.all_stats()
+        tree = proc.tree_of(self.pid, stats)
+        return {stats[pid].name.removeprefix("nodedb-"): pid for pid in tree[1:]} | {"supervisor": tree[0]}
 
     def describe(self) -> str:
         everywhere = sorted(os.sched_getaffinity(0))

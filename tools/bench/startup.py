@@ -57,10 +57,5 @@ def idle(node: NodeServer, seconds: float) -> dict[str, float]:
 
 
 def cpu_by_process(node: NodeServer) -> dict[str, float]:
-    """Process name with its pid → CPU seconds of its threads, in the kernel's nanoseconds rather than its ticks."""
-    return {f"{role(pid)} {pid}": proc.thread_seconds(pid) for pid in proc.tree_of(node.pid)}
-
-
-def role(pid: int) -> str:
-    words = proc.command_line(pid)
-    return next((name for name in ("workers", "nodedb_node.control") if name in words), "supervisor")
+    """Role → CPU seconds of its threads, in the kernel's nanoseconds rather than its ticks."""
+    return {role: proc.thread_seconds(pid) for role, pid in node.roles().items()}

@@ -1,0 +1,157 @@
+"""Clients that misbehave hurt themselves only: malformed bytes, endless commands, replies never read.
+
+A well-behaved recorder runs beside them and must see every promise kept, by the same processes as before.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.process.recorder import Recorder, longest_gap, shared_targets
+from tests.process.wire import Connection, ErrorReply, encode
+from tools.bench.scrape import scrape
+from tools.bench.servers import NodeServer
+
+GAP_SECONDS_MAX = 1.0
+OUTPUT_BYTES_MAX = 1 << 20
+MUTATIONS = 300
+
+MALFORMED = [
+    b"*1\r\n$-5\r\nPING\r\n",
+    b"*1\r\n$99999999999\r\n",
+    b"*99999999999\r\n",
+    b"*1\r\n:5\r\n",
+    b"*1\r\n$4\r\nPINGxx",
+    b"*2\r\n$3\r\nGET\r\n*1\r\n$1\r\na\r\n",
+    b"*1\r\n" * 5000 + b"$4\r\nPING\r\n",
+    b"*1\r\n$4294967296\r\n",
+    b"*1\r\n$18446744073709551617\r\nx\r\n",
+    b"*1\r\n$+4\r\nPING\r\n",
+    b"*1\r\n$ 4\r\nPING\r\n",
+    b"*1\r\n$4a\r\nPING\r\n",
+    b"*x\r\n",
+    b"x" * 70_000 + b"\r\n",
+    b'set "unbalanced\r\n',
+]
+"""Each is answered with an error, and its connection closed."""
+OVERSIZED = [b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$600000000\r\n", b"*2000000\r\n"]
+VALID = [encode("SET", "fuzz:a", "1"), encode("GET", "fuzz:a"), encode("PING"), b"PING\r\n", encode("APPEND", "fuzz:b", "x" * 999)]
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Iterator[NodeServer]:
+    server = NodeServer("node", tmp_path / "node", workers=2)
+    server.environment["NODEDB_CLIENTS_OUTPUT_BYTES_MAX"] = str(OUTPUT_BYTES_MAX)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
+
+
+@contextlib.contextmanager
+def undisturbed(node: NodeServer) -> Iterator[None]:
+    """Everything inside must leave other clients and every process alone."""
+    roles, begun = node.roles(), time.monotonic()
+    recorder = Recorder(shared_targets(node.port, 3), seed=1)
+    recorder.start()
+    recorder.wait_acked(200)
+    yield
+    recorder.wait_acked(200)
+    recorder.stop()
+    assert node.roles() == roles, "a process died"
+    gap = longest_gap(recorder.history, begun, time.monotonic())
+    assert gap < GAP_SECONDS_MAX, f"others stood still for {gap:.2f} s"
+    recorder.verify(node.port)
+
+
+def closed_with_error(node: NodeServer, data: bytes) -> bytes:
+    """Everything the node sends until it closes the connection."""
+    with Connection(node.port, 5.0) as link:
+        link.socket.sendall(data)
+        received = b""
+        with contextlib.suppress(ConnectionResetError):
+            while chunk := link.socket.recv(1 << 16):
+                received += chunk
+        return received
+
+
+def test_malformed_commands_are_answered_and_their_connection_closed(node: NodeServer) -> None:
+    with undisturbed(node):
+        for data in MALFORMED + OVERSIZED:
+            received = closed_with_error(node, data)
+            assert received.startswith(b"-ERR"), f"{data[:60]!r} was answered {received[:200]!r}"
+
+
+def test_an_error_comes_after_the_replies_before_it(node: NodeServer) -> None:
+    assert closed_with_error(node, encode("PING") + b"*x\r\n").startswith(b"+PONG\r\n-ERR Protocol error")
+
+
+def test_truncated_commands_at_every_byte_have_no_effect(node: NodeServer) -> None:
+    whole = encode("SET", "truncated", "value")
+    with undisturbed(node):
+        for end in range(1, len(whole)):
+            with Connection(node.port) as link:
+                link.socket.sendall(whole[:end])
+        with Connection(node.port) as link:
+            assert link.call("GET", "truncated") is None
+
+
+def test_random_mutations_hurt_nobody(node: NodeServer) -> None:
+    seed = random.SystemRandom().randrange(1 << 30)
+    rng = random.Random(seed)
+    with undisturbed(node):
+        for number in range(MUTATIONS):
+            data = bytearray(b"".join(rng.choices(VALID, k=rng.randint(1, 6))))
+            for _ in range(rng.randint(1, 4)):
+                where = rng.randrange(len(data))
+                data[where : where + rng.randint(0, 3)] = rng.randbytes(rng.randint(0, 5))
+            with contextlib.suppress(ConnectionError), Connection(node.port, 5.0) as link:
+                link.socket.sendall(bytes(data))
+                link.socket.shutdown(1)
+                try:
+                    while link.socket.recv(1 << 16):
+                        pass
+                except TimeoutError:
+                    raise AssertionError(f"seed {seed} number {number}: no end after {bytes(data)[:200]!r}") from None
+
+
+def test_one_byte_at_a_time_is_a_whole_command(node: NodeServer) -> None:
+    with Connection(node.port) as link:
+        for byte in encode("SET", "slow", "writer"):
+            link.socket.sendall(bytes([byte]))
+        assert link.read() == b"OK"
+        assert link.call("GET", "slow") == b"writer"
+
+
+def test_slow_reader_is_cut_at_the_output_limit(node: NodeServer) -> None:
+    value = b"v" * (OUTPUT_BYTES_MAX // 4)
+    with Connection(node.port) as link:
+        assert link.call("SET", "big", value) == b"OK"
+    before = scrape(node.http_port).total("output_limit_closed_total")
+    with undisturbed(node), Connection(node.port, receive_buffer=4096) as reader:
+        with contextlib.suppress(ConnectionError, TimeoutError):
+            reader.socket.settimeout(2.0)
+            for _ in range(400):
+                reader.send(("GET", "big"))
+        received = 0
+        with contextlib.suppress(ConnectionResetError):
+            while chunk := reader.socket.recv(1 << 20):
+                received += len(chunk)
+        assert received < 400 * len(value), "the node sent everything: nothing was cut"
+    assert scrape(node.http_port).total("output_limit_closed_total") > before
+
+
+def test_unknown_commands_and_arities_use_the_words_of_redis(node: NodeServer) -> None:
+    with Connection(node.port) as link:
+        unknown, arity = link.call("NOSUCH", "a", "b"), link.call("GET")
+        assert isinstance(unknown, ErrorReply) and isinstance(arity, ErrorReply)
+        assert str(unknown) == "ERR unknown command 'NOSUCH', with args beginning with: 'a' 'b' "
+        assert str(arity) == "ERR wrong number of arguments for 'get' command"
+        assert link.call("PING") == b"PONG"

@@ -1,0 +1,89 @@
+"""A full disk: writes are refused with -NOSPACE, reads go on, and writes return when space does. Needs root for a loop mount."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.process.loopfs import MIB, LoopFilesystem, unavailable
+from tests.process.recorder import Recorder, shared_targets
+from tests.process.wire import Connection, ErrorReply
+from tools.bench.servers import NodeServer
+
+IMAGE_MIB = 512
+FLOOR_MIB = 64
+LEFT_MIB = 32
+REFUSED_SECONDS_MAX = 10.0
+VALUE = b"x" * 100_000
+
+pytestmark = pytest.mark.skipif(bool(unavailable()), reason=unavailable() or "-")
+
+
+@pytest.fixture
+def disk() -> Iterator[LoopFilesystem]:
+    filesystem = LoopFilesystem(IMAGE_MIB)
+    try:
+        yield filesystem
+    finally:
+        filesystem.close()
+
+
+@pytest.fixture
+def node(disk: LoopFilesystem) -> Iterator[NodeServer]:
+    server = NodeServer("node", disk.path / "node", workers=1)
+    server.environment |= {
+        "NODEDB_WAL_FLOOR_BYTES": str(FLOOR_MIB * MIB),
+        "NODEDB_WAL_RESERVE_BYTES": str(8 * MIB),
+        "NODEDB_WAL_SEGMENT_BYTES": str(20 * MIB),
+        "NODEDB_STORE_DIRTY_BYTES_MAX": str(16 * MIB),
+    }
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
+
+
+def fill_disk(disk: LoopFilesystem, leave_mib: int) -> None:
+    """Another tenant of the file system takes everything but some MiB."""
+    with (disk.path / "ballast").open("wb") as ballast:
+        os.posix_fallocate(ballast.fileno(), 0, max(1, disk.free_bytes() - leave_mib * MIB))
+
+
+def write_until_refused(link: Connection) -> str:
+    deadline, number = time.monotonic() + REFUSED_SECONDS_MAX, 0
+    while time.monotonic() < deadline:
+        reply = link.call("SET", f"fill:{number % 100}", VALUE)
+        if isinstance(reply, ErrorReply):
+            return reply.kind
+        assert reply == b"OK"
+        number += 1
+    return "never refused"
+
+
+@pytest.mark.parametrize("leave_mib", [LEFT_MIB, 0])
+def test_full_disk_refuses_writes_serves_reads_and_recovers(disk: LoopFilesystem, node: NodeServer, leave_mib: int) -> None:
+    recorder = Recorder(shared_targets(node.port, 3), seed=1)
+    recorder.start()
+    recorder.wait_acked(300)
+    roles = node.roles()
+    with Connection(node.port) as link:
+        assert link.call("SET", "kept", "value") == b"OK"
+        fill_disk(disk, leave_mib)
+        assert write_until_refused(link) == "NOSPACE"
+        assert link.call("GET", "kept") == b"value"
+        assert link.call("PING") == b"PONG"
+        (disk.path / "ballast").unlink()
+        deadline = time.monotonic() + REFUSED_SECONDS_MAX
+        while link.call("SET", "kept", "again") != b"OK":
+            assert time.monotonic() < deadline, "writes stayed refused although space is free"
+    recorder.wait_acked(300)
+    recorder.stop()
+    recorder.verify(node.port)
+    assert node.roles() == roles, "a process died of a full disk"
+    node.kill()
+    node.start()
+    recorder.verify(node.port)

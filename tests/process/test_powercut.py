@@ -1,0 +1,18 @@
+"""Two power cuts in the suite; python -m tests.process.powercut runs as many as one likes."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from tests.process import powercut
+from tests.process.loopfs import unavailable
+
+
+@pytest.mark.skipif(bool(unavailable()), reason=unavailable() or "-")
+@pytest.mark.parametrize("backend", ["thread", "auto"])
+def test_nothing_acknowledged_is_lost_when_power_goes(backend: str) -> None:
+    seed = random.SystemRandom().randrange(1 << 30)
+    acked, _ = powercut.run(1, seed, options={"NODEDB_WAL_BACKEND": backend})
+    assert acked > 0
