@@ -1,7 +1,8 @@
 """A small ext4 of its own, on a loop device below /tmp, that can lose power or fill up. Needs root.
 
-Invariant: close() leaves no mount, loop device or image behind. cut() drops everything the file system has not been told to
-make durable (FS_IOC_SHUTDOWN without flushing its journal), which is what a power loss leaves on a disk that honours flushes.
+Invariant: close() leaves no mount, loop device or image behind. cut() drops everything the file system has not been
+told to make durable (FS_IOC_SHUTDOWN without flushing its journal), which is what a power loss leaves on a disk that
+honours flushes.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Power cuts under load: python -m tests.process.powercut --cuts 20.
 
-A node runs on a loop-mounted ext4 while a recorder writes; the file system loses power in mid-flight, the node is killed, the
-image mounted again and a new node started on what is left. Nothing that was acknowledged may be missing, in any round. Needs root.
+A node runs on a loop-mounted ext4 while a recorder writes; the file system loses power in mid-flight, the node is
+killed, the image mounted again and a new node started on what is left. Nothing that was acknowledged may be missing, in
+any round. Needs root.
 """
 
 from __future__ import annotations

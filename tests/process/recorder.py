@@ -1,8 +1,9 @@
 """Records what clients were told under faults, and afterwards judges whether the server kept its word.
 
-Clients run INCR, APPEND (unique tokens) and SET; every operation ends acknowledged, refused (the server said it did not happen) or
-unknown (no reply, or one that says so). The check: nothing acknowledged is lost, nothing happens twice, nothing refused happens,
-no unknown value comes from nowhere. The checker is a pure function of history and final state; it does not talk to a server.
+Clients run INCR, APPEND (unique tokens) and SET; every operation ends acknowledged, refused (the server said it did not
+happen) or unknown (no reply, or one that says so). The check: nothing acknowledged is lost, nothing happens twice,
+nothing refused happens, no unknown value comes from nowhere. The checker is a pure function of history and final state;
+it does not talk to a server.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ def classify(reply: Reply) -> Outcome:
 
 @dataclass
 class Recorder:
-    """Client threads against one node. start(), faults, stop(), then check(history, read_state(...)) or verify(port)."""
+    """Client threads against one node: start(), faults, stop(), then verify(port)."""
 
     targets: list[Target]
     seed: int
@@ -121,7 +122,9 @@ class Recorder:
             try:
                 with Connection(target.port, REPLY_SECONDS_MAX) as link:
                     while not self.stopping.is_set():
-                        batch = [self.draw(rng, number, target, serial + i) for i in range(rng.randint(1, PIPELINE_MAX))]
+                        batch = [
+                            self.draw(rng, number, target, serial + i) for i in range(rng.randint(1, PIPELINE_MAX))
+                        ]
                         serial += len(batch)
                         self.run(link, batch)
             except OSError:
@@ -213,14 +216,18 @@ def check_list(key: bytes, found: list[Operation], value: bytes | None) -> list[
 
 
 def check_register(key: bytes, found: list[Operation], value: bytes | None) -> list[str]:
-    """The value is the last acknowledged one or an unknown one sent after it; nothing, if nothing was ever acknowledged."""
+    """The value is the last acknowledged one or an unknown one sent after it; without any, there may be none."""
     allowed: set[bytes | None] = {None}
     for one in found:
         if one.outcome is Outcome.ACKED:
             allowed = {one.token}
         elif one.outcome is Outcome.UNKNOWN:
             allowed.add(one.token)
-    return [] if value in allowed else [f"SET {key!r}: the value is {value!r}, allowed were {sorted(map(str, allowed))[:5]}"]
+    return (
+        []
+        if value in allowed
+        else [f"SET {key!r}: the value is {value!r}, allowed were {sorted(map(str, allowed))[:5]}"]
+    )
 
 
 def longest_gap(history: Iterable[Operation], begun: float, ended: float) -> float:

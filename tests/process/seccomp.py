@@ -1,4 +1,5 @@
-"""python -m tests.process.seccomp COMMAND …: becomes COMMAND with io_uring forbidden the way containers forbid it (EPERM)."""
+"""python -m tests.process.seccomp COMMAND …: becomes COMMAND with io_uring forbidden the way containers forbid it
+(EPERM)."""
 
 from __future__ import annotations
 

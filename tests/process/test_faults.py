@@ -1,4 +1,5 @@
-"""Processes die, stop and return under load: nothing acknowledged is lost, nothing happens twice, the other cores serve on.
+"""Processes die, stop and return under load: nothing acknowledged is lost, nothing happens twice, the other cores serve
+on.
 
 Each test runs a whole node with two workers; seeds are printed with every failure.
 """
@@ -86,7 +87,9 @@ def test_killed_worker_loses_nothing_and_the_other_serves_on(node: NodeServer, s
         os.kill(before[f"worker-{victim}"], signal.SIGKILL)
         recorder.wait_acked(200, RESTART_SECONDS_MAX, node.worker_port + victim)
         gap = longest_gap(
-            (one for one in list(recorder.history) if one.port == node.worker_port + 1 - victim), begun, time.monotonic()
+            (one for one in list(recorder.history) if one.port == node.worker_port + 1 - victim),
+            begun,
+            time.monotonic(),
         )
         assert gap < GAP_SECONDS_MAX, f"the other worker stood still for {gap:.2f} s"
         after = node.roles()
@@ -103,7 +106,9 @@ def test_killed_control_does_not_touch_data_traffic(node: NodeServer, seed: int)
     before = node.roles()
     begun = time.monotonic()
     os.kill(before["control"], signal.SIGKILL)
-    until(lambda: node.roles().get("control") not in (None, before["control"]), RESTART_SECONDS_MAX, "control restarted")
+    until(
+        lambda: node.roles().get("control") not in (None, before["control"]), RESTART_SECONDS_MAX, "control restarted"
+    )
     recorder.wait_acked(300)
     for worker in (0, 1):
         port = node.worker_port + worker
@@ -147,7 +152,9 @@ def test_write_in_flight_to_a_dying_worker_is_unknown_or_retryable_never_silent(
         os.kill(victim, signal.SIGKILL)
         write, read, pong = link.read(), link.read(), link.read()
         assert (isinstance(write, ErrorReply) and write.kind in ("UNKNOWN", "TRYAGAIN", "DEADLINE")) or write == b"OK"
-        assert read in (b"before", b"during") or (isinstance(read, ErrorReply) and read.kind in ("TRYAGAIN", "DEADLINE"))
+        assert read in (b"before", b"during") or (
+            isinstance(read, ErrorReply) and read.kind in ("TRYAGAIN", "DEADLINE")
+        )
         assert pong == b"PONG"
         until(lambda: link.call("GET", key) in (b"before", b"during"), RESTART_SECONDS_MAX, "the key is readable again")
         final = link.call("GET", key)
@@ -178,7 +185,9 @@ def test_stopped_worker_means_deadline_errors_in_time_and_others_unharmed(node: 
             assert isinstance(reply, ErrorReply) and reply.kind in ("DEADLINE", "UNKNOWN", "TRYAGAIN"), reply
         refused = isinstance(replies[0], ErrorReply) and replies[0].kind != "UNKNOWN"
         until(lambda: link.call("SET", own, "y") == b"OK", RESTART_SECONDS_MAX, "the connection serves on")
-        until(lambda: link.call("GET", foreign) in (b"before", b"during"), RESTART_SECONDS_MAX, "the stopped one serves")
+        until(
+            lambda: link.call("GET", foreign) in (b"before", b"during"), RESTART_SECONDS_MAX, "the stopped one serves"
+        )
         assert link.call("GET", foreign) in ((b"before",) if refused else (b"before", b"during"))
 
 
@@ -188,7 +197,9 @@ def test_hung_worker_is_replaced(node: NodeServer, seed: int) -> None:
     recorder = load_on(node, seed)
     victim = node.roles()["worker-1"]
     os.kill(victim, signal.SIGSTOP)
-    until(lambda: node.roles().get("worker-1") not in (None, victim), RESTART_SECONDS_MAX, "the hung worker was replaced")
+    until(
+        lambda: node.roles().get("worker-1") not in (None, victim), RESTART_SECONDS_MAX, "the hung worker was replaced"
+    )
     recorder.wait_acked(200, RESTART_SECONDS_MAX, node.worker_port + 1)
     recorder.stop()
     recorder.verify(node.port)

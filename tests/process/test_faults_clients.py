@@ -41,7 +41,13 @@ MALFORMED = [
 ]
 """Each is answered with an error, and its connection closed."""
 OVERSIZED = [b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$600000000\r\n", b"*2000000\r\n"]
-VALID = [encode("SET", "fuzz:a", "1"), encode("GET", "fuzz:a"), encode("PING"), b"PING\r\n", encode("APPEND", "fuzz:b", "x" * 999)]
+VALID = [
+    encode("SET", "fuzz:a", "1"),
+    encode("GET", "fuzz:a"),
+    encode("PING"),
+    b"PING\r\n",
+    encode("APPEND", "fuzz:b", "x" * 999),
+]
 
 
 @pytest.fixture

@@ -1,4 +1,5 @@
-"""A full disk: writes are refused with -NOSPACE, reads go on, and writes return when space does. Needs root for a loop mount."""
+"""A full disk: writes are refused with -NOSPACE, reads go on, and writes return when space does. Needs root for a loop
+mount."""
 
 from __future__ import annotations
 
@@ -65,7 +66,9 @@ def write_until_refused(link: Connection) -> str:
 
 
 @pytest.mark.parametrize("leave_mib", [LEFT_MIB, 0])
-def test_full_disk_refuses_writes_serves_reads_and_recovers(disk: LoopFilesystem, node: NodeServer, leave_mib: int) -> None:
+def test_full_disk_refuses_writes_serves_reads_and_recovers(
+    disk: LoopFilesystem, node: NodeServer, leave_mib: int
+) -> None:
     recorder = Recorder(shared_targets(node.port, 3), seed=1)
     recorder.start()
     recorder.wait_acked(300)

@@ -1,4 +1,5 @@
-"""The judge must be able to condemn: each kind of broken promise in a made-up history is found, and an honest one passes."""
+"""The judge must be able to condemn: each kind of broken promise in a made-up history is found, and an honest one
+passes."""
 
 from __future__ import annotations
 
@@ -20,7 +21,15 @@ INCRS = [operation("INCR", b"", ACKED, 1), operation("INCR", b"", UNKNOWN)]
 
 @pytest.mark.parametrize(
     ("history", "value"),
-    [(SETS, b"1;"), (SETS, b"2;"), (APPENDS, b"1;"), (APPENDS, b"2;1;"), (INCRS, b"1"), (INCRS, b"2"), (SETS[1:], None)],
+    [
+        (SETS, b"1;"),
+        (SETS, b"2;"),
+        (APPENDS, b"1;"),
+        (APPENDS, b"2;1;"),
+        (INCRS, b"1"),
+        (INCRS, b"2"),
+        (SETS[1:], None),
+    ],
 )
 def test_kept_promises_pass(history: list[Operation], value: bytes | None) -> None:
     assert check(history, {b"k": value}) == []

@@ -1,4 +1,5 @@
-"""A blocking RESP2 connection for tests: whole replies as Python values, errors as values, no retries, no hidden reconnects."""
+"""A blocking RESP2 connection for tests: whole replies as Python values, errors as values, no retries, no hidden
+reconnects."""
 
 from __future__ import annotations
 
@@ -43,7 +44,9 @@ class Connection:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def close(self) -> None:

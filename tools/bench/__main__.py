@@ -22,7 +22,11 @@ from tools.bench.servers import NodeServer, RedisServer, Server
 
 console = Console(width=170)
 directory_option = click.option(
-    "--dir", "directory", type=click.Path(path_type=Path), default=Path(tempfile.gettempdir()), show_default=True,
+    "--dir",
+    "directory",
+    type=click.Path(path_type=Path),
+    default=Path(tempfile.gettempdir()),
+    show_default=True,
     help="Where both servers' data directories are made: one file system for both.",
 )
 json_option = click.option("--json", "json_path", type=click.Path(path_type=Path), help="Also write every figure here.")
@@ -60,8 +64,19 @@ def running(*servers: Server) -> Iterator[None]:
 @click.option("--option", "options", multiple=True, help="One more word on the node's command line; repeat.")
 @click.option("--plot", type=click.Path(path_type=Path), help="Write a picture of the ratios.")
 def ratios(
-    directory: Path, json_path: Path | None, workers: int, rounds: int, seconds: float, connections: int,
-    value_bytes: int, keys: int, threads: int, cluster: bool, self_test: bool, options: tuple[str, ...], plot: Path | None,
+    directory: Path,
+    json_path: Path | None,
+    workers: int,
+    rounds: int,
+    seconds: float,
+    connections: int,
+    value_bytes: int,
+    keys: int,
+    threads: int,
+    cluster: bool,
+    self_test: bool,
+    options: tuple[str, ...],
+    plot: Path | None,
 ) -> None:
     """SET and GET at pipeline 1 and 32: node against redis-server, interleaved, medians."""
     load = Load(connections, value_bytes, keys, seconds, threads)
@@ -73,9 +88,12 @@ def ratios(
             for server in (redis, node):
                 resp.fill(server.port, keys, value_bytes)
             facts: dict[str, Any] = report.machine_facts() | {
-                "node": node.describe(), "redis": redis.describe(),
-                "client mode": "shared port, plain client" + (", and cluster client on worker ports" if cluster else ""),
-                "load": f"{connections} connections, {value_bytes} B values, {keys:,} keys, {rounds} rounds of {seconds} s",
+                "node": node.describe(),
+                "redis": redis.describe(),
+                "client mode": "shared port, plain client"
+                + (", and cluster client on worker ports" if cluster else ""),
+                "load": f"{connections} connections, {value_bytes} B values, {keys:,} keys",
+                "rounds": f"{rounds} of {seconds} s a cell",
             }
             found = ratio_run.measure(node, redis, cells, load, rounds, lambda one: report.progress(console, one))
     rows = ratio_run.table(found, cells, node.name, redis.name, workers)

@@ -1,7 +1,8 @@
 """One timed redis-benchmark run against one server, with the machine's state beside the rate.
 
-Invariant: a cell lasts about the asked seconds whatever the rate, because the count of requests is taken from a short run before.
-A cell during which others used the machine is repeated a bounded number of times; the quietest try is kept and says how loud it was.
+Invariant: a cell lasts about the asked seconds whatever the rate, because the count of requests is taken from a short
+run before. A cell during which others used the machine is repeated a bounded number of times; the quietest try is kept
+and says how loud it was.
 """
 
 from __future__ import annotations
@@ -78,9 +79,7 @@ def run(server: Server, cell: Cell, load: Load, round_number: int, rates: dict[t
     return best
 
 
-def attempt_once(
-    server: Server, cell: Cell, load: Load, round_number: int, rate: float, attempt: int
-) -> Measurement:
+def attempt_once(server: Server, cell: Cell, load: Load, round_number: int, rate: float, attempt: int) -> Measurement:
     requests = max(1000, int(rate * load.seconds))
     before = proc.sample(server.pid)
     figures = benchmark(server, cell, load, requests)

@@ -1,8 +1,9 @@
-"""What a checkpoint costs its neighbours: foreground SET p99 and timer lateness at half load, with and without one running.
+"""What a checkpoint costs its neighbours: foreground SET p99 and timer lateness at half load, with and without one
+running.
 
-Invariant: both figures come from one run of one process under one schedule; a request counts as disturbed when it was scheduled
-while a checkpoint ran. When checkpoints ran is taken from the node's counters: each ends between two scrapes and lasted what the
-node says, so a window is at most one scrape interval too long.
+Invariant: both figures come from one run of one process under one schedule; a request counts as disturbed when it was
+scheduled while a checkpoint ran. When checkpoints ran is taken from the node's counters: each ends between two scrapes
+and lasted what the node says, so a window is at most one scrape interval too long.
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
-"""Memory of 1 M keys: the sum of Pss of every process of the node above an empty node's, against redis-server's RSS growth.
+"""Memory of 1 M keys: the sum of Pss of every process of the node above an empty node's, against redis-server's RSS
+growth.
 
-Invariant: clean pages of the LMDB map do not count (the kernel takes them back at will), everything else does: processes, shared
-memory, rings, dirty file pages. Peak means the largest sample while all keys are overwritten and checkpoints run.
+Invariant: clean pages of the LMDB map do not count (the kernel takes them back at will), everything else does:
+processes, shared memory, rings, dirty file pages. Peak means the largest sample while all keys are overwritten and
+checkpoints run.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""An open-loop load: requests leave on a schedule whatever the server does, and latency counts from the scheduled moment.
+"""An open-loop load: requests leave on a schedule whatever the server does, and latency counts from the scheduled
+moment.
 
-Invariant: a stalled server cannot slow the schedule down, so a stall shows in full (no coordinated omission). Runs in its own
-process, because its timing must not share an interpreter with whoever watches the server.
+Invariant: a stalled server cannot slow the schedule down, so a stall shows in full (no coordinated omission). Runs in
+its own process, because its timing must not share an interpreter with whoever watches the server.
 """
 
 from __future__ import annotations
@@ -55,7 +56,9 @@ class Paced:
 def run(port: int, rate: float, seconds: float, meanwhile: Callable[[float], None], connections: int = 50) -> Paced:
     """SETs of 64 B on random keys at rate per second; meanwhile(begun) is called in this process and may watch."""
     ours, theirs = multiprocessing.get_context("fork").Pipe()
-    child = multiprocessing.get_context("fork").Process(target=generate, args=(theirs, port, rate, seconds, connections))
+    child = multiprocessing.get_context("fork").Process(
+        target=generate, args=(theirs, port, rate, seconds, connections)
+    )
     child.start()
     theirs.close()
     try:

@@ -1,7 +1,7 @@
 """What the kernel says about processes: trees, CPU time, memory shares, foreign load.
 
-Invariant: foreign CPU time is everything the machine spent outside the measured trees and kernel threads, steal included, so a
-compiler that starts and ends between two samples is still seen. It does not start or stop anything.
+Invariant: foreign CPU time is everything the machine spent outside the measured trees and kernel threads, steal
+included, so a compiler that starts and ends between two samples is still seen. It does not start or stop anything.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class CpuSample:
     steal: int
     kernel_threads: int
     own: int
-    """This process and the children it has waited for (the client programs), without children that still live (the servers)."""
+    """This process and the children it has waited for (the clients), without those that still live (the servers)."""
     tree: int
     """The measured server's process tree, with the children it has reaped."""
 
@@ -114,7 +114,7 @@ def rss_bytes(pid: int) -> int:
 
 
 def pss_bytes(pid: int, clean_free: str = "data.mdb") -> int:
-    """Proportional share of one process, without the clean pages of files named clean_free (page cache of the LMDB map)."""
+    """Proportional share of one process, without the clean pages of files named clean_free (the LMDB map)."""
     total, exempt, size, dirty = 0, False, 0, 0
     try:
         text = Path(f"/proc/{pid}/smaps").read_text()

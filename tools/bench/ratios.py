@@ -1,4 +1,5 @@
-"""The ratio run: interleaved rounds of node and redis-server over the same cells, and the table of medians with its marks.
+"""The ratio run: interleaved rounds of node and redis-server over the same cells, and the table of medians with its
+marks.
 
 The marks are what the project promises (must) and wants (aim); a run reports them and never fails because of them.
 """

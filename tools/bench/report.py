@@ -19,7 +19,11 @@ PLOT_INCHES = (10, 4.5)
 
 def machine_facts() -> dict[str, Any]:
     model = next(
-        (line.split(":", 1)[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
+        (
+            line.split(":", 1)[1].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if "model name" in line
+        ),
         platform.machine(),
     )
     memory_kb = int(Path("/proc/meminfo").read_text().split()[1])
@@ -43,7 +47,9 @@ def progress(console: Console, one: Measurement) -> None:
 
 def print_rows(console: Console, rows: list[Row], facts: dict[str, Any]) -> None:
     print_facts(console, facts)
-    table = Table("cell", "node /s", "redis /s", "ratio (low–high)", "must", "aim", "", "node µs", "redis µs", "p99 ms", "foreign")
+    table = Table(
+        "cell", "node /s", "redis /s", "ratio (low–high)", "must", "aim", "", "node µs", "redis µs", "p99 ms", "foreign"
+    )
     for one in rows:
         table.add_row(
             one.cell,

@@ -1,7 +1,7 @@
 """The two servers under measurement, started and stopped alike, with data below the same directory.
 
-Invariant: stop() leaves no process of the server behind. Redis runs durable: each write is in a synced append-only file before
-its reply, and nothing rewrites that file during a measurement.
+Invariant: stop() leaves no process of the server behind. Redis runs durable: each write is in a synced append-only file
+before its reply, and nothing rewrites that file during a measurement.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """How fast a node answers after its start, and what it costs when nobody asks anything.
 
-Start times run from the process's birth to the first PONG on the shared port. Idle CPU is what each process used, in percent of
-one core.
+Start times run from the process's birth to the first PONG on the shared port. Idle CPU is what each process used, in
+percent of one core.
 """
 
 from __future__ import annotations
