@@ -14,6 +14,7 @@ from rich.console import Console
 
 from tools.bench import checkpoint as checkpoint_run
 from tools.bench import memory as memory_run
+from tools.bench import profile as profile_run
 from tools.bench import ratios as ratio_run
 from tools.bench import report, resp
 from tools.bench import startup as start_run
@@ -158,6 +159,37 @@ def start(directory: Path, json_path: Path | None, workers: int, keys: int, star
             finish(report.machine_facts() | {"node": node.describe()}, found, json_path)
         finally:
             node.erase()
+
+
+@main.command()
+@directory_option
+@json_option
+@click.option("--workers", default=1, show_default=True)
+@click.option("--keys", default=1_000_000, show_default=True)
+@click.option("--seconds", default=5.0, show_default=True)
+@click.option("--top", default=25, show_default=True, help="Functions to list.")
+@click.option("--redis", "of_redis", is_flag=True, help="Profile redis-server instead.")
+@click.option("--cell", "names", multiple=True, default=("SET P1", "GET P1", "SET P32", "GET P32"), show_default=True)
+def profile(
+    directory: Path,
+    json_path: Path | None,
+    workers: int,
+    keys: int,
+    seconds: float,
+    top: int,
+    of_redis: bool,
+    names: tuple[str, ...],
+) -> None:
+    """Where a worker's time goes in each cell, by perf."""
+    load = Load(keys=keys, seconds=seconds)
+    with tempfile.TemporaryDirectory(prefix="bench-", dir=directory) as base:
+        node = NodeServer("node", Path(base) / "node", workers=workers)
+        server = RedisServer("redis", Path(base) / "redis") if of_redis else node
+        with running(server):
+            resp.fill(server.port, keys, load.value_bytes)
+            for cell in (one for one in ratio_run.PLAIN_CELLS if one.name in names):
+                pids = [server.pid] if of_redis else node.worker_pids()
+                finish({}, profile_run.measure(server, pids, cell, load, top), json_path)
 
 
 def finish(facts: dict[str, Any], found: Any, json_path: Path | None) -> None:

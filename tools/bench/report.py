@@ -42,6 +42,7 @@ def progress(console: Console, one: Measurement) -> None:
         f"  server {one.server_cpu_us:6.2f} µs/cmd  client {one.client_cpu_us:5.2f}"
         f"  foreign {one.foreign_percent:4.1f} %" + (f"  ({one.tries} tries)" if one.tries > 1 else ""),
         highlight=False,
+        markup=False,
     )
 
 
@@ -69,8 +70,12 @@ def print_rows(console: Console, rows: list[Row], facts: dict[str, Any]) -> None
 
 def print_facts(console: Console, facts: dict[str, Any]) -> None:
     for name, value in facts.items():
+        if isinstance(value, dict):
+            console.print(f"{name}:", highlight=False, markup=False)
+            print_facts(console, {f"    {inner}": figure for inner, figure in value.items()})
+            continue
         shown = f"{value:,.3f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else value
-        console.print(f"{name}: {shown}", highlight=False)
+        console.print(f"{name}: {shown}", highlight=False, markup=False)
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
