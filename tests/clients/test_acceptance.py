@@ -1,31 +1,27 @@
-"""Clients nobody here wrote, unmodified, against a running node: redis-cli, redis-py plain and cluster, redis-benchmark."""
+"""Clients nobody here wrote, unmodified, against a running node: redis-cli, redis-py plain and cluster,
+redis-benchmark."""
 
 from __future__ import annotations
 
 import csv
 import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import redis
 from redis.cluster import RedisCluster
 
-from tools.bench.servers import NodeServer
+from tests.process.node import Node
+from tests.process.scene import new_node
 
 CLIENT_SECONDS_MAX = 60
 WORKERS = 2
 
 
 @pytest.fixture(scope="module")
-def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeServer]:
-    directory: Path = tmp_path_factory.mktemp("acceptance")
-    server = NodeServer("node", directory / "node", workers=WORKERS)
-    try:
-        server.start()
-        yield server
-    finally:
-        server.stop()
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+    with new_node(tmp_path_factory.mktemp("acceptance"), WORKERS) as found:
+        yield found.start()
 
 
 def client(*words: object, stdin: str = "") -> str:
@@ -41,7 +37,7 @@ def client(*words: object, stdin: str = "") -> str:
     return done.stdout
 
 
-def test_redis_cli_speaks_on_the_shared_port(node: NodeServer) -> None:
+def test_redis_cli_speaks_on_the_shared_port(node: Node) -> None:
     script = "SET greeting hello\nGET greeting\nINCR visits\nEXPIRE greeting 100\nTTL greeting\nNOSUCH\nPING\n"
     lines = client("redis-cli", "-p", node.port, stdin=script).splitlines()
     assert lines[:4] == ["OK", "hello", "1", "1"]
@@ -50,7 +46,7 @@ def test_redis_cli_speaks_on_the_shared_port(node: NodeServer) -> None:
     assert lines[-1] == "PONG"
 
 
-def test_redis_cli_resp3_and_introspection(node: NodeServer) -> None:
+def test_redis_cli_resp3_and_introspection(node: Node) -> None:
     assert "proto" in client("redis-cli", "-3", "-p", node.port, "HELLO", "3")
     info = client("redis-cli", "-p", node.port, "INFO")
     assert "redis_version:" in info and "cluster_enabled:1" in info
@@ -58,29 +54,29 @@ def test_redis_cli_resp3_and_introspection(node: NodeServer) -> None:
     assert client("redis-cli", "-p", node.port, "CONFIG", "GET", "save").splitlines()[0] == "save"
 
 
-def test_redis_cli_follows_redirects(node: NodeServer) -> None:
+def test_redis_cli_follows_redirects(node: Node) -> None:
     script = "".join(f"SET follow:{number} {number}\n" for number in range(50))
     script += "".join(f"GET follow:{number}\n" for number in range(50))
     for worker in range(WORKERS):
-        lines = client("redis-cli", "-c", "-p", node.worker_port + worker, stdin=script).splitlines()
+        lines = client("redis-cli", "-c", "-p", node.worker_ports[worker], stdin=script).splitlines()
         answers = [line for line in lines if not line.startswith("->")]
         assert answers == ["OK"] * 50 + [str(number) for number in range(50)]
 
 
-def test_redis_cli_checks_the_cluster(node: NodeServer) -> None:
-    for port in (node.port, node.worker_port, node.worker_port + 1):
+def test_redis_cli_checks_the_cluster(node: Node) -> None:
+    for port in (node.port, *node.worker_ports):
         report = client("redis-cli", "--cluster", "check", f"127.0.0.1:{port}")
         assert "[OK] All nodes agree about slots configuration." in report
         assert "[OK] All 16384 slots covered." in report
 
 
-def test_redis_cli_scans_the_node(node: NodeServer) -> None:
+def test_redis_cli_scans_the_node(node: Node) -> None:
     client("redis-cli", "-p", node.port, stdin="".join(f"SET scan:{number} x\n" for number in range(300)))
     found = client("redis-cli", "-p", node.port, "--scan", "--pattern", "scan:*").split()
     assert sorted(found) == sorted(f"scan:{number}" for number in range(300))
 
 
-def test_redis_py_plain(node: NodeServer) -> None:
+def test_redis_py_plain(node: Node) -> None:
     for protocol in (2, 3):
         with redis.Redis(port=node.port, protocol=protocol, decode_responses=True) as link:
             assert link.ping()
@@ -96,11 +92,11 @@ def test_redis_py_plain(node: NodeServer) -> None:
             assert link.client_id() > 0 and link.client_setname("tester") and link.client_getname() == "tester"
 
 
-def test_redis_py_cluster(node: NodeServer) -> None:
-    for first in (node.worker_port, node.worker_port + 1, node.port):
+def test_redis_py_cluster(node: Node) -> None:
+    for first in (*node.worker_ports, node.port):
         with RedisCluster(host="127.0.0.1", port=first, decode_responses=True) as link:
             ports = {one.port for one in link.get_primaries()}
-            assert ports == {node.worker_port, node.worker_port + 1}
+            assert ports == set(node.worker_ports)
             for number in range(100):
                 link.set(f"cluster:{number}", number)
             assert [link.get(f"cluster:{number}") for number in range(100)] == [str(number) for number in range(100)]
@@ -109,17 +105,17 @@ def test_redis_py_cluster(node: NodeServer) -> None:
 
 
 @pytest.mark.parametrize("pipeline", [1, 32])
-def test_redis_benchmark(node: NodeServer, pipeline: int) -> None:
+def test_redis_benchmark(node: Node, pipeline: int) -> None:
     words = ("-n", 5000, "-r", 1000, "-d", 64, "-P", pipeline, "-t", "ping,set,get,incr", "--csv")
     rows = list(csv.reader(client("redis-benchmark", "-p", node.port, *words).splitlines()))
     assert {row[0] for row in rows if row[0] != "test"} >= {"SET", "GET", "INCR"}
     assert all(float(row[1]) > 0 for row in rows if row[0] != "test")
 
 
-def test_redis_benchmark_cluster_reaches_every_worker(node: NodeServer) -> None:
+def test_redis_benchmark_cluster_reaches_every_worker(node: Node) -> None:
     words = ("--cluster", "-n", 5000, "-r", 1000, "-d", 64, "-P", 4, "-t", "set,get", "--csv")
-    output = client("redis-benchmark", "-p", node.worker_port, *words)
+    output = client("redis-benchmark", "-p", node.worker_ports[0], *words)
     assert '"SET"' in output and '"GET"' in output
     for worker in range(WORKERS):
-        with redis.Redis(port=node.worker_port + worker) as link:
+        with redis.Redis(port=node.worker_ports[worker]) as link:
             assert link.dbsize() > 0

@@ -14,21 +14,21 @@ import time
 import click
 
 from tests.process.loopfs import LoopFilesystem, unavailable
+from tests.process.node import Node
 from tests.process.recorder import Outcome, Recorder, shared_targets, worker_targets
-from tools.bench.servers import NodeServer
+from tests.process.scene import new_node
 
 IMAGE_MIB = 768
 CLIENTS = 4
 ACKED_BEFORE_CUT = (300, 3000)
 
 
-def run(cuts: int, seed: int, workers: int = 2, options: dict[str, str] | None = None) -> tuple[int, int]:
+def run(cuts: int, seed: int, workers: int = 2, settings: dict[str, object] | None = None) -> tuple[int, int]:
     """(acknowledged, unknown) operations over all rounds; AssertionError when a promise was broken."""
     rng = random.Random(seed)
     disk = LoopFilesystem(IMAGE_MIB)
-    node = NodeServer("node", disk.path / "node", workers=workers)
-    node.environment |= {"NODEDB_WAL_SEGMENT_BYTES": str(20 << 20), "NODEDB_STORE_DIRTY_BYTES_MAX": str(1 << 20)}
-    node.environment |= options or {}
+    node = new_node(disk.path / "node", workers, wal__segment_bytes=20 << 20, store__dirty_bytes_max=1 << 20)
+    node.settings |= settings or {}
     past: list[Recorder] = []
     try:
         node.start()
@@ -38,13 +38,13 @@ def run(cuts: int, seed: int, workers: int = 2, options: dict[str, str] | None =
             for earlier in past:
                 earlier.verify(node.port)
     finally:
-        node.stop()
+        node.__exit__()
         disk.close()
     outcomes = [one.outcome for recorder in past for one in recorder.history]
     return outcomes.count(Outcome.ACKED), outcomes.count(Outcome.UNKNOWN)
 
 
-def one_cut(disk: LoopFilesystem, node: NodeServer, number: int, rng: random.Random) -> Recorder:
+def one_cut(disk: LoopFilesystem, node: Node, number: int, rng: random.Random) -> Recorder:
     """Load, cut, kill, mount, start. Keys carry the number of the cut, so that every round is judged to the end."""
     prefix = b"%d:" % number
     targets = shared_targets(node.port, CLIENTS, prefix)
@@ -53,7 +53,7 @@ def one_cut(disk: LoopFilesystem, node: NodeServer, number: int, rng: random.Ran
     recorder.start()
     recorder.wait_acked(rng.randint(*ACKED_BEFORE_CUT), 30.0)
     disk.cut()
-    node.kill()
+    node.kill_all()
     recorder.stop()
     disk.unmount()
     disk.mount()
@@ -73,7 +73,7 @@ def main(cuts: int, workers: int, seed: int | None, backend: str) -> None:
     seed = random.SystemRandom().randrange(1 << 30) if seed is None else seed
     click.echo(f"seed {seed}, {cuts} cuts, {workers} workers, log backend {backend}")
     begun = time.monotonic()
-    acked, unknown = run(cuts, seed, workers, {"NODEDB_WAL_BACKEND": backend})
+    acked, unknown = run(cuts, seed, workers, {"wal.backend": backend})
     click.echo(f"{acked} acknowledged, 0 lost, {unknown} unknown, in {time.monotonic() - begun:.0f} s")
 
 

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.process.node import Node
 from tests.process.recorder import Recorder, longest_gap, shared_targets
+from tests.process.scene import GAP_SECONDS_MAX, new_node
 from tests.process.wire import Connection, ErrorReply, encode
 from tools.bench.scrape import scrape
-from tools.bench.servers import NodeServer
 
-GAP_SECONDS_MAX = 1.0
 OUTPUT_BYTES_MAX = 1 << 20
 MUTATIONS = 300
 
@@ -51,33 +51,28 @@ VALID = [
 
 
 @pytest.fixture
-def node(tmp_path: Path) -> Iterator[NodeServer]:
-    server = NodeServer("node", tmp_path / "node", workers=2)
-    server.environment["NODEDB_CLIENTS_OUTPUT_BYTES_MAX"] = str(OUTPUT_BYTES_MAX)
-    try:
-        server.start()
-        yield server
-    finally:
-        server.stop()
+def node(tmp_path: Path) -> Iterator[Node]:
+    with new_node(tmp_path, clients__output_bytes_max=OUTPUT_BYTES_MAX) as found:
+        yield found.start()
 
 
 @contextlib.contextmanager
-def undisturbed(node: NodeServer) -> Iterator[None]:
+def undisturbed(node: Node) -> Iterator[None]:
     """Everything inside must leave other clients and every process alone."""
-    roles, begun = node.roles(), time.monotonic()
+    roles, begun = node.pids(), time.monotonic()
     recorder = Recorder(shared_targets(node.port, 3), seed=1)
     recorder.start()
     recorder.wait_acked(200)
     yield
     recorder.wait_acked(200)
     recorder.stop()
-    assert node.roles() == roles, "a process died"
+    assert node.pids() == roles, "a process died"
     gap = longest_gap(recorder.history, begun, time.monotonic())
     assert gap < GAP_SECONDS_MAX, f"others stood still for {gap:.2f} s"
     recorder.verify(node.port)
 
 
-def closed_with_error(node: NodeServer, data: bytes) -> bytes:
+def closed_with_error(node: Node, data: bytes) -> bytes:
     """Everything the node sends until it closes the connection."""
     with Connection(node.port, 5.0) as link:
         link.socket.sendall(data)
@@ -88,18 +83,18 @@ def closed_with_error(node: NodeServer, data: bytes) -> bytes:
         return received
 
 
-def test_malformed_commands_are_answered_and_their_connection_closed(node: NodeServer) -> None:
+def test_malformed_commands_are_answered_and_their_connection_closed(node: Node) -> None:
     with undisturbed(node):
         for data in MALFORMED + OVERSIZED:
             received = closed_with_error(node, data)
             assert received.startswith(b"-ERR"), f"{data[:60]!r} was answered {received[:200]!r}"
 
 
-def test_an_error_comes_after_the_replies_before_it(node: NodeServer) -> None:
+def test_an_error_comes_after_the_replies_before_it(node: Node) -> None:
     assert closed_with_error(node, encode("PING") + b"*x\r\n").startswith(b"+PONG\r\n-ERR Protocol error")
 
 
-def test_truncated_commands_at_every_byte_have_no_effect(node: NodeServer) -> None:
+def test_truncated_commands_at_every_byte_have_no_effect(node: Node) -> None:
     whole = encode("SET", "truncated", "value")
     with undisturbed(node):
         for end in range(1, len(whole)):
@@ -109,7 +104,7 @@ def test_truncated_commands_at_every_byte_have_no_effect(node: NodeServer) -> No
             assert link.call("GET", "truncated") is None
 
 
-def test_random_mutations_hurt_nobody(node: NodeServer) -> None:
+def test_random_mutations_hurt_nobody(node: Node) -> None:
     seed = random.SystemRandom().randrange(1 << 30)
     rng = random.Random(seed)
     with undisturbed(node):
@@ -128,7 +123,7 @@ def test_random_mutations_hurt_nobody(node: NodeServer) -> None:
                     raise AssertionError(f"seed {seed} number {number}: no end after {bytes(data)[:200]!r}") from None
 
 
-def test_one_byte_at_a_time_is_a_whole_command(node: NodeServer) -> None:
+def test_one_byte_at_a_time_is_a_whole_command(node: Node) -> None:
     with Connection(node.port) as link:
         for byte in encode("SET", "slow", "writer"):
             link.socket.sendall(bytes([byte]))
@@ -136,7 +131,7 @@ def test_one_byte_at_a_time_is_a_whole_command(node: NodeServer) -> None:
         assert link.call("GET", "slow") == b"writer"
 
 
-def test_slow_reader_is_cut_at_the_output_limit(node: NodeServer) -> None:
+def test_slow_reader_is_cut_at_the_output_limit(node: Node) -> None:
     value = b"v" * (OUTPUT_BYTES_MAX // 4)
     with Connection(node.port) as link:
         assert link.call("SET", "big", value) == b"OK"
@@ -154,7 +149,7 @@ def test_slow_reader_is_cut_at_the_output_limit(node: NodeServer) -> None:
     assert scrape(node.http_port).total("output_limit_closed_total") > before
 
 
-def test_unknown_commands_and_arities_use_the_words_of_redis(node: NodeServer) -> None:
+def test_unknown_commands_and_arities_use_the_words_of_redis(node: Node) -> None:
     with Connection(node.port) as link:
         unknown, arity = link.call("NOSUCH", "a", "b"), link.call("GET")
         assert isinstance(unknown, ErrorReply) and isinstance(arity, ErrorReply)

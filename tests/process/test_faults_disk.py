@@ -10,9 +10,10 @@ from collections.abc import Iterator
 import pytest
 
 from tests.process.loopfs import MIB, LoopFilesystem, unavailable
+from tests.process.node import Node
 from tests.process.recorder import Recorder, shared_targets
+from tests.process.scene import new_node
 from tests.process.wire import Connection, ErrorReply
-from tools.bench.servers import NodeServer
 
 IMAGE_MIB = 512
 FLOOR_MIB = 64
@@ -33,19 +34,15 @@ def disk() -> Iterator[LoopFilesystem]:
 
 
 @pytest.fixture
-def node(disk: LoopFilesystem) -> Iterator[NodeServer]:
-    server = NodeServer("node", disk.path / "node", workers=1)
-    server.environment |= {
-        "NODEDB_WAL_FLOOR_BYTES": str(FLOOR_MIB * MIB),
-        "NODEDB_WAL_RESERVE_BYTES": str(8 * MIB),
-        "NODEDB_WAL_SEGMENT_BYTES": str(20 * MIB),
-        "NODEDB_STORE_DIRTY_BYTES_MAX": str(16 * MIB),
+def node(disk: LoopFilesystem) -> Iterator[Node]:
+    settings = {
+        "wal__floor_bytes": FLOOR_MIB * MIB,
+        "wal__reserve_bytes": 8 * MIB,
+        "wal__segment_bytes": 20 * MIB,
+        "store__dirty_bytes_max": 16 * MIB,
     }
-    try:
-        server.start()
-        yield server
-    finally:
-        server.stop()
+    with new_node(disk.path / "node", workers=1, **settings) as found:
+        yield found.start()
 
 
 def fill_disk(disk: LoopFilesystem, leave_mib: int) -> None:
@@ -66,13 +63,11 @@ def write_until_refused(link: Connection) -> str:
 
 
 @pytest.mark.parametrize("leave_mib", [LEFT_MIB, 0])
-def test_full_disk_refuses_writes_serves_reads_and_recovers(
-    disk: LoopFilesystem, node: NodeServer, leave_mib: int
-) -> None:
+def test_full_disk_refuses_writes_serves_reads_and_recovers(disk: LoopFilesystem, node: Node, leave_mib: int) -> None:
     recorder = Recorder(shared_targets(node.port, 3), seed=1)
     recorder.start()
     recorder.wait_acked(300)
-    roles = node.roles()
+    roles = node.pids()
     with Connection(node.port) as link:
         assert link.call("SET", "kept", "value") == b"OK"
         fill_disk(disk, leave_mib)
@@ -86,7 +81,7 @@ def test_full_disk_refuses_writes_serves_reads_and_recovers(
     recorder.wait_acked(300)
     recorder.stop()
     recorder.verify(node.port)
-    assert node.roles() == roles, "a process died of a full disk"
-    node.kill()
+    assert node.pids() == roles, "a process died of a full disk"
+    node.kill_all()
     node.start()
     recorder.verify(node.port)
