@@ -70,7 +70,6 @@ typedef struct slot {
     } u;
 } slot;
 enum { SLOT_PENDING = 1, SLOT_READY = 2 };
-
 typedef struct conn {
     int fd;
     uint32_t idx;
