@@ -132,8 +132,7 @@ struct nd_engine {
 
     conn **conns;                  /* by index */
     list free_conns, dirty, resume, py_queue;
-    uint32_t conns_open, next_gen;
-    uint32_t life;                 /* differs from that of every former life of this process */
+    uint32_t conns_open, next_gen, life; /* life: differs from that of every former life of this process */
 
     group groups[ND_GROUPS_MAX];
     list open_groups;
