@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -236,6 +237,7 @@ static void *prep_main(void *arg)
 int nd_walprep_open(const nd_walprep_cfg *cfg, nd_walprep **out)
 {
     pthread_condattr_t attr;
+    sigset_t all, old;
     nd_walprep *p = calloc(1, sizeof(*p));
     if (p == NULL)
         return -ENOMEM;
@@ -247,7 +249,10 @@ int nd_walprep_open(const nd_walprep_cfg *cfg, nd_walprep **out)
     pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
     pthread_cond_init(&p->wake, &attr);
     pthread_condattr_destroy(&attr);
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &old); /* signals are the loop's */
     int rc = pthread_create(&p->thread, NULL, prep_main, p);
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
     if (rc != 0) {
         free(p);
         return -rc;

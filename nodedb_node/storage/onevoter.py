@@ -58,7 +58,7 @@ class OneVoterLog:
         self._commits, self._commits_cap = ffi.new("nd_commit[]", GROUPS_MAX), GROUPS_MAX
         self._turn: tuple[Any, int] = (ffi.NULL, 0)  # the records that are being written
         self._rest: tuple[Any, int] = (ffi.NULL, 0)  # those of them that did not fit in the append in flight
-        self._segment = io.segment()
+        self._segment, self._segment_bytes = io.segment(), io.stats().segment_bytes
         self._compact_to: dict[int, int] = {}  # not yet in the log
         self._dead_before = 0  # once the append in flight is durable
         self._slow_told = False
@@ -140,8 +140,8 @@ class OneVoterLog:
         segment = self._io.segment()
         if segment != self._segment:
             # Indexes of this turn are counted to the closed segment too: it dies a little later, never too early.
-            self._state.segments.close_segment(self._segment, list(self._last))
-            self._segment = segment
+            self._state.segments.close_segment(self._segment, list(self._last), self._segment_bytes)
+            self._segment, self._segment_bytes = segment, self._io.stats().segment_bytes
 
     def _take_durable(self) -> tuple[Any, int]:
         self.busy = False
@@ -178,7 +178,8 @@ class OneVoterLog:
         stats = self._io.stats()
         metrics.wal_appends, metrics.wal_bytes = stats.appends, stats.bytes
         metrics.wal_backend = BACKENDS[stats.backend]
-        metrics.wal_segments, metrics.wal_segment_bytes = stats.segments, stats.segment_bytes
+        metrics.wal_segments = stats.segments
+        metrics.wal_segment_bytes = self._state.segments.bytes + stats.segment_bytes
         metrics.nospace = stats.nospace
 
     def close(self, mark: bool) -> None:
@@ -276,7 +277,7 @@ def _state_of(recovered: Recovered, groups: list[int], applied: Mapping[int, int
             state.config[group] = book.config
         state.compact[group] = book.compact_index
     for known in recovered.segments:
-        state.segments.close_segment(known.header.number, known.last)
+        state.segments.close_segment(known.header.number, known.last, known.header.bytes)
     return state
 
 

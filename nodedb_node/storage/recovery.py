@@ -28,8 +28,8 @@ class LogDamaged(StartError):
     def __init__(self, file: str, offset: int, what: str) -> None:
         super().__init__(
             Exit.DATA,
-            f"{file}: offset {offset}: {what}; restore the data directory from a backup, or see "
-            "what would be lost with `nodedb-node wal verify` and docs/formats/wal.md, section Repair",
+            f"{file}: offset {offset}: {what}; restore the data directory from a backup, or see what is readable with "
+            "`nodedb-node wal verify DIR` and how to go on without the rest in docs/formats/wal.md, section Repair",
         )
         self.file = file
         self.offset = offset
@@ -126,15 +126,21 @@ def recover(source: Segments) -> Recovered:
     """Read every segment, oldest first. LogDamaged or LogTooNew when the log must not be used as it is."""
     recovered = Recovered(source)
     try:
-        numbers = source.numbers()
-        for at, number in enumerate(numbers):
-            if number != numbers[0] + at:
-                raise LogDamaged(source.name(numbers[0] + at), 0, "the file is missing, later segments are there")
-            _take_segment(recovered, number)
+        read_all(recovered)
     except BaseException:
         recovered.close()
         raise
     return recovered
+
+
+def read_all(recovered: Recovered) -> None:
+    """Take in every segment; after an error, what came before the damage is there."""
+    source = recovered.source
+    numbers = source.numbers()
+    for at, number in enumerate(numbers):
+        if number != numbers[0] + at:
+            raise LogDamaged(source.name(numbers[0] + at), 0, "the file is missing, later segments are there")
+        _take_segment(recovered, number)
 
 
 def _take_segment(recovered: Recovered, number: int) -> None:

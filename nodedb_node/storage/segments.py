@@ -12,17 +12,21 @@ class SegmentBook:
     """The closed segments, oldest first; the one being written to is not among them."""
 
     def __init__(self) -> None:
-        self._closed: list[tuple[int, Sequence[int]]] = []
-        self.applied: dict[int, int] = {}
+        self._closed: list[tuple[int, Sequence[int], int]] = []
 
-    def close_segment(self, number: int, last: Sequence[int]) -> None:
-        """last[group]: highest entry index in this or any earlier segment, 0 = none."""
+    def close_segment(self, number: int, last: Sequence[int], size: int) -> None:
+        """last[group]: an index that no entry in this segment is above, 0 = none; size in bytes."""
         assert not self._closed or number > self._closed[-1][0]
-        self._closed.append((number, last))
+        self._closed.append((number, last, size))
+
+    @property
+    def bytes(self) -> int:
+        """Of the closed segments' files."""
+        return sum(size for _, _, size in self._closed)
 
     def dead_before(self, applied: Mapping[int, int], current: int) -> int:
         """All segments with a lower number than the result may die, given what a synced checkpoint covers."""
-        for number, last in self._closed:
+        for number, last, _ in self._closed:
             if any(last[group] > applied.get(group, 0) for group in range(len(last)) if last[group]):
                 return number
         return current
