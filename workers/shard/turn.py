@@ -113,7 +113,8 @@ class Turns:
         bits = self._engine.poll(now_us, self.read_stamp(), rung)
         if bits & native.PROPOSE and not self._log.busy:
             self._propose(now_us)
-        if bits & native.PAUSED and not self._paused:
+        # Only the end of an append goes on with the clients; without one in flight (it was refused) nothing would.
+        if bits & native.PAUSED and self._log.busy and not self._paused:
             self._paused = True
             self._hooks.watch_clients(False)
         self.flush(now_us)
@@ -130,3 +131,4 @@ class Turns:
         else:
             self._engine.refuse_sealed(native.TEXT_NOSPACE)
             self._hooks.no_space()
+            self._hooks.again()  # to send the refusals, and for what did not fit into this append

@@ -1,0 +1,56 @@
+"""The worker's turn against an engine and a log that do as they are told."""
+
+from typing import Any
+
+from nodedb_node.clocks.hlc import Hlc
+from nodedb_node.native import engine as native
+from workers.shard.turn import Turns
+
+
+class Stage:
+    """Engine, log and hooks in one: notes what it is asked to do."""
+
+    def __init__(self, takes: bool) -> None:
+        self.takes = takes
+        self.busy = False
+        self.records = None
+        self.done: list[str] = []
+        self.bits = native.PROPOSE | native.PAUSED
+
+    def poll(self, now_us: int, stamp: int, rung: int) -> int:
+        return self.bits
+
+    def seal(self, stamp: int, seed: int, now_us: int) -> int:
+        return 1
+
+    def sealed_needs_space(self) -> bool:
+        return True
+
+    def propose(self, records: Any, n: int, reserve: bool) -> bool:
+        self.busy = self.takes
+        return self.takes
+
+    def __getattr__(self, name: str) -> Any:
+        def note(*_: object) -> int:
+            self.done.append(name)
+            return 0
+
+        return note
+
+
+def turns(stage: Any) -> Turns:
+    return Turns(stage, stage, Hlc(0), stage, lambda: 1, lambda: 1)
+
+
+def test_clients_rest_while_an_append_that_will_end_is_in_flight() -> None:
+    stage = Stage(takes=True)
+    turns(stage).on_clients()
+    assert "watch_clients" in stage.done
+    assert "proposed" in stage.done
+
+
+def test_a_refused_append_does_not_leave_clients_unwatched() -> None:
+    stage = Stage(takes=False)
+    turns(stage).on_clients()
+    assert "watch_clients" not in stage.done
+    assert stage.done.index("refuse_sealed") < stage.done.index("again")
