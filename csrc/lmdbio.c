@@ -12,6 +12,7 @@
 #define FORMAT_VERSION 1
 #define FORMAT_BYTES 52            /* u32 version, sip k0 k1, sip2 k0 k1, u64 opens, u32 pad */
 #define MAP_BYTES_MIN ((uint64_t)1 << 20)
+#define OPEN_PAGES 256             /* more than the transaction of an opening may need */
 #define KLEN_LONG 0xffff
 #define TAG_HEADER 0
 #define VALUE_EXPIRY 1
@@ -171,6 +172,30 @@ static int tables_open(nd_lmdb *io)
     return from_mdb(mdb_txn_commit(txn));
 }
 
+static int map_grow(nd_lmdb *io, uint64_t bytes)
+{
+    pthread_mutex_lock(&io->map_lock);
+    int rc = from_mdb(mdb_env_set_mapsize(io->env, (bytes + 65535) & ~(uint64_t)65535));
+    pthread_mutex_unlock(&io->map_lock);
+    if (rc == 0)
+        io->map_bytes = (bytes + 65535) & ~(uint64_t)65535;
+    return rc;
+}
+
+static int map_reserve(nd_lmdb *io, uint64_t bytes)
+{
+    MDB_envinfo info;
+    int rc = from_mdb(mdb_env_info(io->env, &info));
+    if (rc < 0)
+        return rc;
+    uint64_t need = ((uint64_t)info.me_last_pgno + 1) * io->page_bytes + bytes;
+    if (!io->map_full && need <= io->map_bytes)
+        return 0;
+    rc = map_grow(io, 2 * (need > io->map_bytes ? need : io->map_bytes));
+    io->map_full = io->map_full && rc < 0;
+    return rc;
+}
+
 static int env_open(nd_lmdb *io, const char *path)
 {
     int dead;
@@ -194,7 +219,9 @@ static int env_open(nd_lmdb *io, const char *path)
         return from_mdb(rc);
     io->page_bytes = stat.ms_psize;
     io->map_bytes = info.me_mapsize;
-    return tables_open(io);
+    /* The last session may have filled its map to the brim. */
+    int err = map_reserve(io, OPEN_PAGES * (uint64_t)io->page_bytes);
+    return err < 0 ? err : tables_open(io);
 }
 
 int nd_lmdb_open(nd_lmdb *io, const char *path, uint64_t map_bytes)
@@ -482,30 +509,6 @@ void nd_walk_close(nd_walk *w)
 }
 
 /* ---- write transactions ---- */
-
-static int map_grow(nd_lmdb *io, uint64_t bytes)
-{
-    pthread_mutex_lock(&io->map_lock);
-    int rc = from_mdb(mdb_env_set_mapsize(io->env, (bytes + 65535) & ~(uint64_t)65535));
-    pthread_mutex_unlock(&io->map_lock);
-    if (rc == 0)
-        io->map_bytes = (bytes + 65535) & ~(uint64_t)65535;
-    return rc;
-}
-
-static int map_reserve(nd_lmdb *io, uint64_t bytes)
-{
-    MDB_envinfo info;
-    int rc = from_mdb(mdb_env_info(io->env, &info));
-    if (rc < 0)
-        return rc;
-    uint64_t need = ((uint64_t)info.me_last_pgno + 1) * io->page_bytes + bytes;
-    if (!io->map_full && need <= io->map_bytes)
-        return 0;
-    rc = map_grow(io, 2 * (need > io->map_bytes ? need : io->map_bytes));
-    io->map_full = io->map_full && rc < 0;
-    return rc;
-}
 
 int nd_lmdb_write_begin(nd_lmdb *io, uint64_t bytes, nd_wtx *w)
 {
