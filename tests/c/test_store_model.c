@@ -126,7 +126,8 @@ static void op_key(world *w)
         int64_t now = (int64_t)(rnd(&w->seed) % 1000);
         bool there = r->val && (r->expire_ms == 0 || r->expire_ms > now);
         ND_ASSERT(nd_store_get(w->s, v, &key, now, true, &got) == there);
-        ND_ASSERT(!there || (got.len == r->len && memcmp(got.val, r->val, r->len) == 0 && got.expire_ms == r->expire_ms));
+        if (there)
+            ND_ASSERT(got.len == r->len && memcmp(got.val, r->val, r->len) == 0 && got.expire_ms == r->expire_ms);
     }
     }
 }
