@@ -1,4 +1,4 @@
-/* Random operations on a store and on a plain array of rows, with freezes, checkpoints, evictions, flushes, reopenings between:
+/* Random operations on a store and on an array of rows, with checkpoints, evictions, flushes and reopenings in between:
  * after each the two agree, and the state hash equals one computed from nothing.
  */
 #include "../../csrc/rowhash.h"
