@@ -3,6 +3,7 @@ mount."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Iterator
@@ -47,8 +48,15 @@ def node(disk: LoopFilesystem) -> Iterator[Node]:
 
 def fill_disk(disk: LoopFilesystem, leave_mib: int) -> None:
     """Another tenant of the file system takes everything but some MiB."""
+    piece, size = 16 * MIB, 0
     with (disk.path / "ballast").open("wb") as ballast:
-        os.posix_fallocate(ballast.fileno(), 0, max(1, disk.free_bytes() - leave_mib * MIB))
+        while piece >= 4096:
+            if disk.free_bytes() - piece < leave_mib * MIB:
+                piece //= 2
+                continue
+            with contextlib.suppress(OSError):  # the node takes space too
+                os.posix_fallocate(ballast.fileno(), size, piece)
+            size += piece
 
 
 def write_until_refused(link: Connection) -> str:
