@@ -253,4 +253,4 @@ class Engine:
         v = self._event
         if not lib.nd_engine_event_next(self.handle, v):
             return None
-        return Event(v.kind, v.conn, v.value, ffi.string(v.text).decode())
+        return Event(v.kind, v.conn, v.value, ffi.string(v.text).decode(errors="backslashreplace"))

@@ -20,7 +20,7 @@ from tests.process.wire import Connection, ErrorReply, encode
 from tools.bench.scrape import scrape
 
 OUTPUT_BYTES_MAX = 20 << 20
-UNREAD_REPLIES = 20
+UNREAD_REPLIES = 100
 MUTATIONS = 300
 
 MALFORMED = [
@@ -133,7 +133,7 @@ def test_one_byte_at_a_time_is_a_whole_command(node: Node) -> None:
 
 
 def test_slow_reader_is_cut_at_the_output_limit(node: Node) -> None:
-    value = b"v" * (OUTPUT_BYTES_MAX // 2)
+    value = b"v" * (OUTPUT_BYTES_MAX // 20)
     with Connection(node.port) as link:
         assert link.call("SET", "big", value) == b"OK"
     before = scrape(node.http_port).total("output_limit_closed_total")
