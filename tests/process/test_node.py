@@ -1,0 +1,117 @@
+"""The whole node as its users start, stop and lose it: real workers, real clients."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+from tests.process.node import Node, alive, wait_for
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Iterator[Node]:
+    with Node(tmp_path, workers=2) as one:
+        yield one
+
+
+def keys_of_every_worker(n: int = 64) -> list[str]:
+    """Enough different keys that each of two workers owns some."""
+    return [f"key:{i}" for i in range(n)]
+
+
+def test_a_restarted_node_has_what_it_acknowledged(node: Node) -> None:
+    with node.start().client() as client:
+        for i, key in enumerate(keys_of_every_worker()):
+            assert client.set(key, i)
+    assert node.stop() == 0
+    with node.start().client() as client:
+        assert [int(client.get(key)) for key in keys_of_every_worker()] == list(range(64))
+
+
+def test_power_loss_of_every_process_loses_nothing(node: Node) -> None:
+    with node.start().client() as client:
+        for i, key in enumerate(keys_of_every_worker()):
+            assert client.incrby(key, i) == i
+    node.kill_all()
+    with node.start().client() as client:
+        assert [int(client.get(key)) for key in keys_of_every_worker()] == list(range(64))
+
+
+@pytest.mark.parametrize("victim", ["worker-0", "worker-1"])
+def test_a_killed_worker_comes_back_with_its_keys_and_the_other_serves_on(node: Node, victim: str) -> None:
+    node.start()
+    with node.client() as client:
+        for key in keys_of_every_worker():
+            client.set(key, "before")
+    pid = node.pids()[victim]
+    survivor = node.worker_ports[0 if victim == "worker-1" else 1]
+    with node.client(survivor) as other:
+        os.kill(pid, signal.SIGKILL)
+        assert other.ping()
+        wait_for(lambda: node.pids().get(victim, pid) != pid, f"{victim} to be restarted")
+        assert other.ping()
+    wait_for(lambda: all_are(node, "before"), "every key to be there again", 20.0)
+
+
+def all_are(node: Node, value: str) -> bool:
+    try:
+        with node.client(socket_timeout=5.0) as client:
+            return all(client.get(key) == value.encode() for key in keys_of_every_worker())
+    except redis.RedisError:
+        return False
+
+
+def test_control_may_die_without_a_client_noticing(node: Node) -> None:
+    with node.start().client() as client:
+        pid = node.pids()["control"]
+        os.kill(pid, signal.SIGKILL)
+        while node.pids().get("control", pid) == pid:
+            assert client.incr("count")
+        assert client.incr("count") > 1
+
+
+def test_children_die_with_a_killed_supervisor(node: Node) -> None:
+    pids = list(node.start().pids().values())
+    os.kill(node.pid, signal.SIGKILL)
+    wait_for(lambda: not any(alive(pid) for pid in pids), "children to die", 1.0)
+
+
+def test_sigterm_under_load_ends_in_time_and_keeps_every_answer(node: Node) -> None:
+    node.start()
+    counted: dict[int, int] = {}
+
+    def load(number: int) -> None:
+        try:
+            with node.client(socket_timeout=5.0) as client:
+                while True:
+                    counted[number] = int(client.incr(f"count:{number}"))
+        except redis.RedisError:
+            return
+
+    threads = [threading.Thread(target=load, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    wait_for(lambda: len(counted) == 4 and min(counted.values()) > 20, "load")
+    before = time.monotonic()
+    assert node.stop(10.0) == 0
+    assert time.monotonic() - before < 10.0
+    for thread in threads:
+        thread.join(10.0)
+    assert not node.find_log("child killed")
+    with node.start().client() as client:
+        for number, last in counted.items():
+            assert int(client.get(f"count:{number}")) in (last, last + 1)
+
+
+def test_another_number_of_workers_is_not_served_wrongly(node: Node) -> None:
+    node.start()
+    assert node.stop() == 0
+    node.workers = 3
+    node.worker_ports = []
+    assert node.start(wait=False).wait(10.0) == 78
+    assert "laid out for 2 workers, not 3; start with --workers 2" in node.log()
