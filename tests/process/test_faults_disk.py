@@ -38,7 +38,6 @@ def disk() -> Iterator[LoopFilesystem]:
 def node(disk: LoopFilesystem) -> Iterator[Node]:
     settings = {
         "wal__floor_bytes": FLOOR_MIB * MIB,
-        "wal__reserve_bytes": 8 * MIB,
         "wal__segment_bytes": 20 * MIB,
         "store__dirty_bytes_max": 16 * MIB,
     }
