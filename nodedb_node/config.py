@@ -302,7 +302,7 @@ def _from_file(text: str, file: str, problems: list[str]) -> Sections:
 
 
 # Variables with the prefix that are not settings.
-ENV_OTHER = frozenset({"NODEDB_CONFIG"})
+ENV_OTHER = frozenset({"NODEDB_CONFIG", "NODEDB_TEST_SEED"})
 
 
 def _from_env(env: Mapping[str, str], problems: list[str]) -> Sections:

@@ -1,7 +1,8 @@
 """Random commands for comparing two servers reply by reply: what to send, and which replies count as equal.
 
-Keys share one hash tag, so that commands on several keys are allowed everywhere. Expiry times are far away or past, so that
-nothing expires between the two servers' turns. Differences accepted here are listed in docs/differences.md.
+Keys share one hash tag, so that commands on several keys are allowed everywhere. Expiry times are far away or
+past, so that nothing expires between the two servers' turns. Differences accepted here are listed in
+docs/differences.md.
 """
 
 import random
