@@ -91,7 +91,7 @@ class Worker:
     # ---- start and stop ----
 
     def start(self) -> None:
-        """Recover, then listen; SIGTERM begins the drain."""
+        """Recover, then listen."""
         boot = self.boot
         self.store = recovery.open_store(boot, self.groups)
         self.engine = self._engine()
@@ -108,10 +108,15 @@ class Worker:
         self.loop.add_reader(self.log.fd, self.turns.on_log)
         self.loop.add_reader(self.store.checkpoint_fd(), self._on_checkpoint)
         self.loop.set_exception_handler(self._fail)
-        self.loop.add_signal_handler(signal.SIGTERM, self._drain)
         self._tick_due = self.loop.time()
         self._tick()
         self.turns.flush(now_us())  # lets peers ring
+        self.loop.call_soon(self._serve)
+
+    def _serve(self) -> None:
+        """From inside the loop: uvloop drops a signal that comes before it runs; a worker told to stop would go on."""
+        boot = self.boot
+        self.loop.add_signal_handler(signal.SIGTERM, self._drain)
         self.metrics.ready = 1
         self.shm.ready(boot.process, [boot.ports.clients, boot.ports.workers[boot.worker], 0, 0])
         ring_all(boot.bell_fds)

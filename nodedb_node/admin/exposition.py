@@ -101,6 +101,9 @@ def _process_value(source: str, process: ProcessFacts) -> float | None:
             return process.restarts
         case "heartbeat_age":
             return None if process.heartbeat_age_ms is None else process.heartbeat_age_ms / 1e3
+        case "start_time":
+            started_ms = process.counters.values["started_ms"]
+            return started_ms / 1e3 if started_ms else None
         case _:
             value: float | None = getattr(process.usage, source) if process.usage is not None else None
             return value

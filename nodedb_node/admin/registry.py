@@ -176,6 +176,9 @@ PROCESS_METRICS: tuple[Metric, ...] = (
     _process(
         "heartbeat_age_seconds", Kind.GAUGE, "heartbeat_age", "seconds", "Time since the process's loop last turned."
     ),
+    _process(
+        "start_time_seconds", Kind.GAUGE, "start_time", "seconds", "When the process was started, seconds since 1970."
+    ),
     _process("cpu_seconds", Kind.COUNTER, "cpu_seconds", "seconds", "User and system time of the running process."),
     _process(
         "resident_bytes", Kind.GAUGE, "resident_bytes", "bytes", "Resident memory; shared pages count in each process."

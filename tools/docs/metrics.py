@@ -9,8 +9,9 @@ Made from nodedb_node/admin/registry.py by `python -m tools.docs`; a test compar
 
 `GET /metrics` on the HTTP port (default 127.0.0.1:6480) answers in Prometheus's text format, or in OpenMetrics 1.0
 where the scraper asks for it. Counters lie in memory that a worker shares with control: a scrape reads them there and
-never disturbs a worker. They go on over the restart of a worker or of control, and begin at zero with the node. A
-process that is not running keeps its counters and has no usage.
+never disturbs a worker. Most go on over the restart of a worker or of control, those of the log and the store begin
+at zero with their worker; all begin at zero with the node. A process that is not running keeps its counters and has
+no usage.
 
 Histograms have bounds that are powers of two (of microseconds, milliseconds, bytes or commands, given in base units):
 a value counted below a bound was below it, and a quantile is exact to a factor of two. `{core}` is a worker's number,
