@@ -20,7 +20,7 @@
 #define REGION_BYTES ((size_t)4 << 20)
 #define CHUNK_BYTES ((size_t)64 << 10)
 #define CHUNKS (REGION_BYTES / CHUNK_BYTES)
-#define EMPTY_KEPT_MAX 64
+#define EMPTY_KEPT_MAX 8
 
 _Static_assert(sizeof(nd_chunk) == ND_CACHE_LINE, "a chunk header is one cache line");
 _Static_assert(sizeof(nd_large) == 32, "a large object stays 16-byte aligned");
