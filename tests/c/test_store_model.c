@@ -5,6 +5,9 @@
 #include "store_test.h"
 
 #define VSHARDS 4
+#ifndef STEPS
+#define STEPS 20000
+#endif
 #define KEYS 400
 #define VALUE_MAX 6000
 
@@ -294,8 +297,8 @@ static void play(uint64_t seed, uint64_t memory_bytes_max, uint32_t steps)
 
 int main(void)
 {
-    play(1, (uint64_t)1 << 40, 40000);
-    play(2, 40000, 40000);
-    play(3, 0, 20000);
+    play(1, (uint64_t)1 << 40, STEPS);
+    play(2, 40000, STEPS);
+    play(3, 0, STEPS);
     return 0;
 }
