@@ -6,6 +6,7 @@ hangs in the kernel keeps its successor out. Segment files are made, recycled an
 file removes what a crash left half-made, and what the repair verb is told to.
 """
 
+import errno
 import fcntl
 import mmap
 import os
@@ -33,6 +34,9 @@ class Segments(Protocol):
 
     def read(self, number: int) -> memoryview:
         """All bytes of a segment; valid until the next read."""
+
+    def remove(self, number: int) -> None:
+        """The newest segment, which holds nothing; synced."""
 
     def release(self) -> None:
         """Give back the memory of the last read."""
@@ -72,9 +76,13 @@ class LogDirectory:
             while done < size:
                 n = file.readinto(view[done:])
                 if not n:
-                    raise OSError(5, "file ends early", self.name(number))
+                    raise OSError(errno.EIO, "file ends early", self.name(number))
                 done += n
         return view
+
+    def remove(self, number: int) -> None:
+        os.unlink(self.name(number))
+        os.fsync(self._lock_fd)
 
     def remove_leftovers(self) -> None:
         """Files of a preparation or a recycling that did not end."""
@@ -84,7 +92,12 @@ class LogDirectory:
 
     def open_io(self, config: IoConfig, sync_us: Any) -> Io:
         self.remove_leftovers()
-        io = Walio(config, sync_us, self._fault)
+        try:
+            io = Walio(config, sync_us, self._fault)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise StartError(Exit.CANT_CREATE, f"{self.path}: no disk space for the log; free some") from None
+            raise
         stats = io.stats()
         if stats.uring_errno:
             log.warning("io_uring refused, the log is written by a thread", errno=os.strerror(stats.uring_errno))

@@ -217,6 +217,8 @@ def open_log(
         recovered = recovery.recover(source)
         try:
             state = _state_of(recovered, groups, applied)
+            recovered.drop_unused()
+            _close_segments(state, recovered)
             io = _continue(recovered, config, sync_us)
             try:
                 recovery.replay(recovered, dict(applied), apply)
@@ -230,7 +232,9 @@ def open_log(
     except BaseException:
         source.close()
         raise
-    return OneVoterLog(source, io, state)
+    opened = OneVoterLog(source, io, state)
+    opened.compact(applied)  # the checkpoint may cover segments of the life before
+    return opened
 
 
 class LogState:
@@ -261,7 +265,7 @@ def _state_of(recovered: Recovered, groups: list[int], applied: Mapping[int, int
     state, path = LogState(), recovered.source.path
     for group in groups:
         book, index = recovered.book.group(group), applied.get(group, 0)
-        if recovered.segments and (book.last < index or book.compact_index > index):
+        if recovered.sequence and (book.last < index or book.compact_index > index):
             end = max(book.last, book.compact_index)
             raise LogDamaged(
                 path, 0, f"group {group} ends at entry {end}, the checkpoint holds {index}: files are missing"
@@ -276,9 +280,12 @@ def _state_of(recovered: Recovered, groups: list[int], applied: Mapping[int, int
         if book.config:
             state.config[group] = book.config
         state.compact[group] = book.compact_index
+    return state
+
+
+def _close_segments(state: LogState, recovered: Recovered) -> None:
     for known in recovered.segments:
         state.segments.close_segment(known.header.number, known.last, known.header.bytes)
-    return state
 
 
 def _continue(recovered: Recovered, config: LogConfig, sync_us: Any) -> Io:
@@ -314,15 +321,17 @@ def _continue(recovered: Recovered, config: LogConfig, sync_us: Any) -> Io:
 
 
 def _begin_groups(io: Io, state: LogState, groups: list[int], path: str) -> None:
-    """A group's first record is its hard state: the only term there is, and its only voter's vote."""
+    """A group's first records: its hard state, with the only term there is and its only voter's vote, and where its log
+    begins when a checkpoint came before it (the node's number of workers changed)."""
     new = [group for group in groups if group not in state.hard]
     if not new:
         return
     for group in new:
         state.hard[group] = (ONLY_TERM, 0)
-    vote = bytes(8)
-    array, keep = wal.records_array([Record(wal.HARD_STATE, group, ONLY_TERM, 0, vote) for group in new])
-    _append_and_wait(io, array, len(new), path)
+        state.compact[group] = state.last[group]
+    records = [record for record in state.records() if record.group in set(new)]
+    array, keep = wal.records_array(records)
+    _append_and_wait(io, array, len(records), path)
     del keep
 
 

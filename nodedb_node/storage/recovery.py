@@ -4,7 +4,7 @@ explain.
 The chain of appends (sequence, CRC of the one before) runs through all segments. A bad append with nothing valid
 after it is a torn tail: it was never acknowledged, and is passed over. A bad one with a valid one after it is damage,
 as n + 1 is written only after n is durable. Invariant: entries given out form, per group, one run without a hole. It
-writes nothing: who opens the log for writing first makes the last append durable again (`again`), as only the page
+changes no byte: who opens the log for writing first makes the last append durable again (`again`), as only the page
 cache may hold it.
 """
 
@@ -81,6 +81,11 @@ class Recovered:
         if append is None:
             raise OSError(errno.EIO, "reads differently than a moment ago", self.source.name(end.segment))
         return wal.append_records(view, append)
+
+    def drop_unused(self) -> None:
+        """Remove the newest segments that hold nothing: made ready for a life that ended before it needed them."""
+        while self.segments and not self.segments[-1].appends:
+            self.source.remove(self.segments.pop().header.number)
 
     def entries(self, after: dict[int, int]) -> Iterator[tuple[Any, int]]:
         """(nd_wal_rec array, count): live entries with index > after[group], a group's in order, many at a time.

@@ -121,6 +121,31 @@ def test_ten_starts_in_a_row_without_a_clean_end_keep_all(place: Place) -> None:
         log.close(mark=False)
 
 
+def test_starts_without_use_do_not_pile_up_prepared_segments(place: Place) -> None:
+    for _ in range(8):
+        log, _ = place.open()
+        propose(log, [(0, b"x")])
+        log.close(mark=False)
+    source = place.segments()
+    numbers = source.numbers()
+    source.close()
+    assert len(numbers) <= 9  # one of each life, and what the last one had made ready
+
+
+def test_a_start_drops_what_the_checkpoint_covers(place: Place) -> None:
+    log, _ = place.open()
+    for _ in range(20):
+        propose(log, [(0, bytes(9000))])
+    log.close(mark=True)
+    log, got = place.open(applied={0: 20})
+    assert got == {}
+    log.tick()
+    wait(log)
+    wait_until_dropped(log)
+    assert log.stats().segments == 1
+    log.close(mark=True)
+
+
 def test_an_entry_of_the_largest_size(place: Place) -> None:
     big = bytes(range(256)) * (17 * 1024 * 1024 // 256)
     log, _ = place.open(segment_bytes=64 * 1024 * 1024, first_segment_bytes=1024 * 1024)
@@ -206,6 +231,20 @@ def test_a_fresh_log_goes_on_after_the_checkpoint(place: Place) -> None:
     log, got = place.open(applied={0: 7})
     assert got == {0: [(8, b"a")]}
     log.close(mark=False)
+
+
+def test_a_fresh_log_after_a_checkpoint_may_die_at_once(place: Place) -> None:
+    """Before its first entry, and with groups that never get one."""
+    for _ in range(2):
+        log, got = place.open(applied={0: 7, 1: 3})
+        assert (got, log.last(0), log.last(1)) == ({}, (7, 1), (3, 1))
+        log.close(mark=False)
+    log, _ = place.open(applied={0: 7, 1: 3})
+    assert propose(log, [(0, b"a")]) == [(0, 8, 8)]
+    log.close(mark=False)
+    log, got = place.open(applied={0: 7, 1: 3})
+    assert (got, log.last(1)) == ({0: [(8, b"a")]}, (3, 1))
+    log.close(mark=True)
 
 
 def test_sequence_chain_is_unbroken_over_segments_and_starts(place: Place) -> None:

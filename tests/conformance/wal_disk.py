@@ -33,6 +33,10 @@ class SimSegments:
     def read(self, number: int) -> memoryview:
         return memoryview(self.files[number])
 
+    def remove(self, number: int) -> None:
+        assert number == max(self.files)
+        del self.files[number], self.durable[number]
+
     def release(self) -> None:
         pass
 
