@@ -182,35 +182,33 @@ uint32_t nd_cmdrow_key(const nd_cmdrow *row, uint32_t argc, uint32_t n)
 }
 
 /* Appends to a bounded error text; what does not fit is left out. */
-static uint32_t append(char *text, uint32_t at, uint32_t cap, const char *format, const nd_arg *arg, uint32_t bytes_max)
+static uint32_t append(char *text, uint32_t at, const char *format, const nd_arg *arg, uint32_t bytes_max)
 {
-    uint32_t shown = (uint32_t)strnlen((const char *)arg->ptr, arg->len);
-    int n = snprintf(text + at, cap - at, format, (int)(shown < bytes_max ? shown : bytes_max), (const char *)arg->ptr);
-    return at + (uint32_t)n < cap ? at + (uint32_t)n : cap - 1;
+    uint32_t shown = (uint32_t)strnlen((const char *)arg->ptr, arg->len < bytes_max ? arg->len : bytes_max);
+    uint32_t room = ND_CMD_ERROR_BYTES - at;
+    int n = snprintf(text + at, room, format, (int)shown, (const char *)arg->ptr);
+    return (uint32_t)n < room ? at + (uint32_t)n : ND_CMD_ERROR_BYTES - 1;
 }
 
-void nd_cmdtab_unknown(const nd_cmdtab *t, const nd_arg *argv, uint32_t argc, nd_reply *r)
+void nd_cmdtab_unknown(const nd_cmdtab *t, const nd_arg *argv, uint32_t argc, char text[ND_CMD_ERROR_BYTES])
 {
-    char text[640];
-    uint32_t at = 0;
-    uint32_t found = lookup(t, &argv[0], 0);
-    if (found != 0 && argc >= 2) {
-        const char *container = t->rows[found - 1].name;
+    uint32_t at = 0, found = lookup(t, &argv[0], 0);
+    if (found != 0 && argc >= 2 && t->entries[found - 1].container) {
+        const char *name = t->rows[found - 1].name;
         char upper[sizeof t->rows->name];
         for (uint32_t i = 0; i < sizeof upper; i++)
-            upper[i] = container[i] >= 'a' && container[i] <= 'z' ? (char)(container[i] - 'a' + 'A') : container[i];
-        at = append(text, at, sizeof text, "ERR unknown subcommand '%.*s'.", &argv[1], 128);
-        nd_reply_errorf(r, "%.*s Try %s HELP.", (int)at, text, upper);
+            upper[i] = name[i] >= 'a' && name[i] <= 'z' ? (char)(name[i] - 'a' + 'A') : name[i];
+        at = append(text, at, "ERR unknown subcommand '%.*s'.", &argv[1], 128);
+        snprintf(text + at, ND_CMD_ERROR_BYTES - at, " Try %s HELP.", upper);
         return;
     }
-    at = append(text, at, sizeof text, "ERR unknown command '%.*s', with args beginning with: ", &argv[0], 128);
+    at = append(text, at, "ERR unknown command '%.*s', with args beginning with: ", &argv[0], 128);
     uint32_t start = at;
     for (uint32_t i = 1; i < argc && at - start < 128; i++)
-        at = append(text, at, sizeof text, "'%.*s' ", &argv[i], 128 - (at - start));
-    nd_reply_errorf(r, "%.*s", (int)at, text);
+        at = append(text, at, "'%.*s' ", &argv[i], 128 - (at - start));
 }
 
-void nd_cmdrow_wrong_arity(const nd_cmdrow *row, nd_reply *r)
+void nd_cmdrow_wrong_arity(const nd_cmdrow *row, char text[ND_CMD_ERROR_BYTES])
 {
-    nd_reply_errorf(r, "ERR wrong number of arguments for '%s' command", row->name);
+    snprintf(text, ND_CMD_ERROR_BYTES, "ERR wrong number of arguments for '%s' command", row->name);
 }

@@ -61,9 +61,10 @@ const nd_cmdrow *nd_cmdtab_find(const nd_cmdtab *t, const nd_arg *argv, uint32_t
 const nd_cmdrow *nd_cmdtab_by_id(const nd_cmdtab *t, uint16_t id);
 /* The n-th key's argument number (n from 0), or 0 when there are no more. */
 uint32_t nd_cmdrow_key(const nd_cmdrow *row, uint32_t argc, uint32_t n);
-/* The error replies for a name that nd_cmdtab_find did not know, and for an argument count that does not fit the arity. */
-void nd_cmdtab_unknown(const nd_cmdtab *t, const nd_arg *argv, uint32_t argc, nd_reply *r);
-void nd_cmdrow_wrong_arity(const nd_cmdrow *row, nd_reply *r);
+#define ND_CMD_ERROR_BYTES 512
+/* Error texts for a name that nd_cmdtab_find did not know, and for an argument count that does not fit the arity. */
+void nd_cmdtab_unknown(const nd_cmdtab *t, const nd_arg *argv, uint32_t argc, char text[ND_CMD_ERROR_BYTES]);
+void nd_cmdrow_wrong_arity(const nd_cmdrow *row, char text[ND_CMD_ERROR_BYTES]);
 static inline bool nd_cmdrow_arity_fits(const nd_cmdrow *row, uint32_t argc)
 {
     return row->arity >= 0 ? argc == (uint32_t)row->arity : argc >= (uint32_t)-row->arity;

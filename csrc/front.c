@@ -4,7 +4,6 @@
 #include "slot.h"
 
 #include <arpa/inet.h>
-#include <ctype.h>
 #include <errno.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -22,35 +21,15 @@
 
 static void unknown_command(nd_engine *e, conn *c, const nd_arg *argv, uint32_t argc)
 {
-    char text[320];
-    int n;
-    const nd_cmdrow *container = argc > 1 ? nd_cmdtab_find(e->tab, argv, 1) : NULL;
-    if (container && !(container->flags & ND_CMD_INTERNAL)) {
-        char name[32];
-        for (n = 0; n < 31 && container->name[n]; n++)
-            name[n] = (char)toupper((unsigned char)container->name[n]);
-        name[n] = 0;
-        n = snprintf(text, sizeof text, "ERR unknown subcommand '%.*s'. Try %s HELP.",
-                     (int)(argv[1].len < 128 ? argv[1].len : 128), (const char *)argv[1].ptr, name);
-    } else {
-        n = snprintf(text, sizeof text, "ERR unknown command '%.*s', with args beginning with: ",
-                     (int)(argv[0].len < 128 ? argv[0].len : 128), (const char *)argv[0].ptr);
-        for (uint32_t i = 1; i < argc && n < 188; i++) {
-            uint32_t room = 188u - (uint32_t)n;
-            n += snprintf(text + n, sizeof text - (size_t)n, "'%.*s' ", (int)(argv[i].len < room ? argv[i].len : room),
-                          (const char *)argv[i].ptr);
-        }
-    }
-    for (int i = 0; i < n; i++) /* a reply line must stay one line */
-        if (text[i] == '\r' || text[i] == '\n')
-            text[i] = ' ';
+    char text[ND_CMD_ERROR_BYTES];
+    nd_cmdtab_unknown(e->tab, argv, argc, text);
     conn_reply_text(e, c, text);
 }
 
 static void wrong_arity(nd_engine *e, conn *c, const nd_cmdrow *row)
 {
-    char text[128];
-    snprintf(text, sizeof text, "ERR wrong number of arguments for '%s' command", row->name);
+    char text[ND_CMD_ERROR_BYTES];
+    nd_cmdrow_wrong_arity(row, text);
     conn_reply_text(e, c, text);
 }
 

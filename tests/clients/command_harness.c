@@ -86,13 +86,16 @@ int64_t harness_run(harness *h, uint32_t argc, const uint8_t *const *ptrs, const
     h->reply.len = 0;
     h->reply.resp = resp;
     const nd_cmdrow *row = nd_cmdtab_find(h->table, argv, argc);
+    char text[ND_CMD_ERROR_BYTES] = "";
     int rc = 0;
     if (row == NULL)
-        nd_cmdtab_unknown(h->table, argv, argc, &h->reply);
+        nd_cmdtab_unknown(h->table, argv, argc, text);
     else if (!nd_cmdrow_arity_fits(row, argc))
-        nd_cmdrow_wrong_arity(row, &h->reply);
+        nd_cmdrow_wrong_arity(row, text);
     else
         rc = row->fn == NULL ? -ENOSYS : run(h, row, argv, argc, now_ms, seed);
+    if (*text != 0)
+        nd_reply_error(&h->reply, text);
     *out = h->reply.buf;
     return rc < 0 ? rc : (int64_t)h->reply.len;
 }

@@ -1,1 +1,1 @@
-"""Documents made from the code: docs/metrics.md and docs/alerts.yml."""
+"""Documents made from the code: docs/metrics.md, docs/alerts.yml, docs/commands.md."""

@@ -18,11 +18,12 @@ def hello(ctx: Context, argv: list[bytes]) -> bytes:
     version, name = ctx.resp, None
     rest = argv[1:]
     if rest:
-        if not rest[0].isdigit():
+        asked = resp.integer(rest[0])
+        if asked is None:
             return resp.error("ERR Protocol version is not an integer or out of range")
-        version = int(rest[0])
-        if version not in (2, 3):
+        if asked not in (2, 3):
             return resp.error("NOPROTO unsupported protocol version")
+        version = asked
         rest = rest[1:]
     while rest:
         option = rest[0].lower()
@@ -74,11 +75,12 @@ def quit_(ctx: Context, argv: list[bytes]) -> bytes:
 
 
 def select(ctx: Context, argv: list[bytes]) -> bytes:
-    if not argv[1].lstrip(b"-").isdigit():
+    index = resp.integer(argv[1])
+    if index is None:
         return resp.error("ERR value is not an integer or out of range")
-    if int(argv[1]) == 0:
-        return resp.OK
-    return resp.error("ERR SELECT is not allowed in cluster mode")
+    if not -(1 << 31) <= index < 1 << 31:
+        return resp.error("ERR value is out of range, value must between -2147483648 and 2147483647")
+    return resp.OK if index == 0 else resp.error("ERR DB index is out of range")
 
 
 def readonly(ctx: Context, argv: list[bytes]) -> bytes:

@@ -26,7 +26,15 @@ OK = b"+OK\r\n"
 
 def error(text: str) -> bytes:
     line = text.replace("\r", " ").replace("\n", " ")
-    return f"-{line}\r\n".encode()
+    return f"-{line}\r\n".encode("latin-1", "replace")
+
+
+def integer(text: bytes) -> int | None:
+    """An argument that Redis takes for a 64-bit integer: canonical decimal, no plus sign, no leading zeros."""
+    if not text.removeprefix(b"-").isdigit() or text != b"%d" % int(text[:21]):
+        return None
+    number = int(text)
+    return number if -(1 << 63) <= number < 1 << 63 else None
 
 
 def bulk(data: bytes) -> bytes:
@@ -53,6 +61,11 @@ def encode(value: Value, resp: int) -> bytes:
         return b"*%d\r\n" % len(value) + b"".join(encode(item, resp) for item in value)
     head = b"%%%d\r\n" % len(value) if resp == 3 else b"*%d\r\n" % (2 * len(value))
     return head + b"".join(encode(key, resp) + encode(item, resp) for key, item in value.items())
+
+
+def set_head(count: int, resp: int) -> bytes:
+    """The header of a set of `count` replies (an array in RESP2)."""
+    return b"~%d\r\n" % count if resp == 3 else b"*%d\r\n" % count
 
 
 def status_set(words: list[str], resp: int) -> bytes:

@@ -42,7 +42,7 @@ def command_info(ctx: Context, argv: list[bytes]) -> bytes:
     if len(argv) == 2:
         return command(ctx, argv)
     rows = [_public(name) for name in argv[2:]]
-    nothing = b"_\r\n" if ctx.resp == 3 else b"*-1\r\n"
+    nothing = resp.encode(None, ctx.resp)
     return b"*%d\r\n" % len(rows) + b"".join(_describe(row, ctx.resp) if row else nothing for row in rows)
 
 
@@ -82,12 +82,13 @@ def info(ctx: Context, argv: list[bytes]) -> bytes:
 
 
 def config_get(ctx: Context, argv: list[bytes]) -> bytes:
-    patterns = [pattern.decode("latin-1").lower() for pattern in argv[2:]]
-    found: dict[resp.Value, resp.Value] = {
-        name: value
-        for name, value in ctx.settings().items()
-        if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
-    }
+    """A parameter named in full comes back in the spelling it was asked for, as Redis does it."""
+    settings, found = ctx.settings(), dict[resp.Value, resp.Value]()
+    for pattern in (argument.decode("latin-1") for argument in argv[2:]):
+        if pattern.lower() in settings:
+            found[pattern] = settings[pattern.lower()]
+        elif set(pattern) & set("*?["):
+            found |= {name: value for name, value in settings.items() if fnmatch.fnmatchcase(name, pattern.lower())}
     return resp.encode(found, ctx.resp)
 
 
@@ -102,13 +103,13 @@ def now(ctx: Context, argv: list[bytes]) -> bytes:
 
 def wait(ctx: Context, argv: list[bytes]) -> bytes:
     """A single node has no replicas, and what it acknowledged is on its disk already."""
-    try:
-        wanted, timeout_ms = int(argv[1]), int(argv[2])
-    except ValueError:
+    timeout_ms = resp.integer(argv[2])
+    if resp.integer(argv[1]) is None:
         return resp.error("ERR value is not an integer or out of range")
+    if timeout_ms is None:
+        return resp.error("ERR timeout is not an integer or out of range")
     if timeout_ms < 0:
         return resp.error("ERR timeout is negative")
-    del wanted
     return resp.encode(0, ctx.resp)
 
 
@@ -163,10 +164,11 @@ def _describe(row: Row, version: int) -> bytes:
         + head
         + keys
         + resp.status_set(list(row.categories), version)
-        + resp.encode(list(row.tips), version)
-        + b"*%d\r\n" % len(row.specs)
+        + resp.set_head(len(row.tips), version)
+        + b"".join(resp.bulk(tip.encode()) for tip in row.tips)
+        + resp.set_head(len(row.specs), version)
         + specs
-        + b"*%d\r\n" % len(children)
+        + (b"*%d\r\n" % len(children) if children else resp.set_head(0, version))
         + b"".join(_describe(child, version) for child in children)
     )
 
