@@ -1,4 +1,4 @@
-"""The command table against its promises: ids for ever, flags as C has them, documentation that follows from the rows."""
+"""The command table against its promises: ids for ever, flags as C has them, documents that follow from the rows."""
 
 from pathlib import Path
 
@@ -18,7 +18,8 @@ def test_ids_are_never_changed_or_used_again() -> None:
 
 
 def test_flags_are_those_of_c() -> None:
-    assert {flag.name: int(flag) for flag in Flag} == {flag.name: getattr(lib, f"ND_CMD_{flag.name}") for flag in Flag}
+    in_c = {flag.name: getattr(lib, f"ND_CMD_{flag.name}") for flag in Flag}
+    assert {flag.name: int(flag) for flag in Flag} == in_c
 
 
 def test_every_row_is_accepted_by_c() -> None:

@@ -1,9 +1,8 @@
-"""A running node answers as redis-server 7.0.15 does, byte for byte, over sockets (docs/differences.md: the exceptions)."""
+"""A running node answers as redis-server 7.0.15 does, byte for byte (docs/differences.md lists the exceptions)."""
 
 import random
 import secrets
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 

@@ -15,8 +15,10 @@ FAMILIES = {
 def document() -> str:
     """The whole document."""
     parts = [
-        "# Commands\n\nMade from the command table (workers/commands) by `python -m tools.docs`; a test compares the two. "
-        "Arity counts the\nname; negative means at least. What differs from Redis is in [differences.md](differences.md).\n"
+        "# Commands\n\nMade from the command table (workers/commands) by `python -m tools.docs`; "
+        "a test compares the two.\n"
+        "Arity counts the name; negative means at least. What differs from Redis is in "
+        "[differences.md](differences.md).\n"
     ]
     for family, title in FAMILIES.items():
         lines = [_line(row) for row in ROWS if row.family == family and not _only_container(row)]
