@@ -2,7 +2,7 @@
  *
  * The loop hands it jobs, one per changed vShard; while it runs, the thread owns everything in them but `committed`, which
  * counts the jobs that are durable (release/acquire): the loop may take these back at once. Frozen records are read without a
- * lock because nobody changes them. Each transaction holds whole vShards with their headers; the groups' headers go into the last.
+ * lock because nobody changes them. Each transaction holds whole vShards with their headers, the last one the groups' headers.
  */
 #ifndef ND_CKPT_H
 #define ND_CKPT_H

@@ -86,8 +86,9 @@ static int format_seed(nd_lmdb *io)
     return 0;
 }
 
-/* Read or create the format row and count this opening. The count makes every opening a synced write: LMDB's newest header page
- * may only be in the page cache when an earlier sync of it failed, and this transaction supersedes it before anything relies on it. */
+/* Read or create the format row and count this opening. The count makes every opening a synced write: LMDB's newest header
+ * page may only be in the page cache when an earlier sync of it failed, and this transaction supersedes it before anything
+ * relies on it. */
 static int format_open(nd_lmdb *io, MDB_txn *txn)
 {
     uint8_t name = 'F';

@@ -1,6 +1,6 @@
 /* slab.c: see slab.h.
  *
- * A region is 4 MiB aligned to 4 MiB: 64 chunks, of which number 0 holds the region's link and the headers of the others. The headers
+ * A region is 4 MiB aligned to 4 MiB: 64 chunks, of which number 0 holds the region's link and the headers of the others. Headers
  * lie side by side, because headers at the start of each chunk would all share one set of the cache.
  */
 #include "slab.h"

@@ -7,6 +7,8 @@
 
 #include "store_impl.h"
 
+#define PASS_ROWS_PER_CHANGE 2
+#define EVICT_EVERY_ROWS 64
 #define VEC_BLOCK_BYTES (ND_VEC_BLOCK * sizeof(nd_rec *))
 
 /* ---- records ---- */
@@ -197,9 +199,20 @@ static int cold_keep(nd_store *s, nd_vs *v, const nd_arg *key, const nd_disk_row
     return 1;
 }
 
+/* What adds rows also evicts, so that a flood does not outrun housekeeping. One segment: a row that was just handed out has its
+ * mark of use, which takes a first visit to clear and a second to evict. */
+static void evict_now_and_then(nd_store *s)
+{
+    if (s->slab.bytes_used > s->cfg.memory_bytes_max && ++s->rows_since_evict >= EVICT_EVERY_ROWS) {
+        s->rows_since_evict = 0;
+        nd_evict_step(s);
+    }
+}
+
 static int cold_load(nd_store *s, nd_vs *v, const nd_arg *key, uint64_t place, nd_pos *pos)
 {
     nd_disk_row row;
+    evict_now_and_then(s);
     int rc = nd_lmdb_read_begin(&s->io);
     if (rc < 0)
         return rc;
@@ -219,9 +232,14 @@ static int row_find(nd_store *s, nd_vs *v, const nd_arg *key, uint64_t place, nd
     return nd_vs_cold(v) == 0 ? 0 : cold_load(s, v, key, place, pos);
 }
 
-/* row_find for changes: room in the dirty vector is made, too. */
+/* row_find for changes: room in the dirty vector is made, too. Each change takes a step of the pass over what was frozen, so
+ * that the pass ends before the next generation is half as large, however rarely housekeeping is called. The pass frees only
+ * records that were replaced, and tombstones: no value that the caller may hold. */
 static int row_find_to_change(nd_store *s, nd_vs *v, const nd_arg *key, uint64_t place, nd_pos *pos)
 {
+    if (s->ckpt.jobs)
+        nd_pass(s, PASS_ROWS_PER_CHANGE);
+    evict_now_and_then(s);
     int rc = nd_vec_reserve(s, &v->dirty);
     return rc < 0 ? rc : row_find(s, v, key, place, pos);
 }
@@ -280,6 +298,7 @@ int nd_store_get(nd_store *s, uint32_t vshard, const nd_arg *key, int64_t now_ms
     nd_row_fill(s, pos.rec, out);
     if (out->expire_ms != 0 && out->expire_ms <= now_ms)
         return 0;
+    pos.rec->state |= ND_REC_USED;
     if (touch)
         rec_touch(s, pos.rec);
     return 1;

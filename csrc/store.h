@@ -122,8 +122,8 @@ int nd_store_del(nd_store *s, uint32_t vshard, const nd_arg *key);
 /* Row must exist: 1 done, 0 absent. */
 int nd_store_set_expire(nd_store *s, uint32_t vshard, const nd_arg *key, int64_t expire_ms);
 /* Change bytes [lo, hi) of a string row in place at a cost of the range, not of the value (amortised over growth):
- * the value becomes len_new long (>= old length, >= hi; the gap is zero-filled), *p points at its first byte and the caller writes only
- * [lo, hi) before nd_store_edit_end. Creates the row (expire 0) when absent. An expired row must be deleted first. */
+ * the value becomes len_new long (>= old length, >= hi; the gap is zero-filled), *p points at its first byte and the caller
+ * writes only [lo, hi) before nd_store_edit_end. Creates the row (expire 0) when absent. An expired row must be deleted first. */
 int nd_store_edit_begin(nd_store *s, uint32_t vshard, const nd_arg *key, uint8_t type, uint32_t lo, uint32_t hi,
                         uint32_t len_new, uint8_t **p);
 void nd_store_edit_end(nd_store *s);

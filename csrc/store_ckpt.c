@@ -357,20 +357,29 @@ static bool nothing_clean(const nd_store *s)
     return s->slab.bytes_used <= s->dirty_bytes + s->frozen_bytes;
 }
 
-static uint32_t evict(nd_store *s, uint32_t rows_max)
+uint32_t nd_evict_step(nd_store *s)
 {
-    uint32_t rows = 0, moved = 0;
-    while (s->slab.bytes_used > s->cfg.memory_bytes_max && rows < rows_max && moved <= ND_VSHARDS && !nothing_clean(s)) {
+    for (uint32_t passed = 0; passed < ND_VSHARDS; passed++) {
         nd_vs *v = &s->vs[s->evict_vs];
         uint64_t next = 0;
         nd_seg *seg = nd_table_segment(&v->table, s->evict_hash, &next);
-        if (seg)
-            rows += evict_segment(s, v, seg);
+        uint32_t rows = seg ? evict_segment(s, v, seg) : 0;
         s->evict_hash = next;
-        if (next == 0) {
-            s->evict_vs = (s->evict_vs + 1) % ND_VSHARDS;
-            moved++;
-        }
+        s->evict_vs = (s->evict_vs + (next == 0)) % ND_VSHARDS;
+        if (rows > 0)
+            return rows;
+    }
+    return 0;
+}
+
+static uint32_t evict(nd_store *s, uint32_t rows_max)
+{
+    uint32_t rows = 0;
+    while (s->slab.bytes_used > s->cfg.memory_bytes_max && rows < rows_max && !nothing_clean(s)) {
+        uint32_t step = nd_evict_step(s);
+        if (step == 0)
+            break;
+        rows += step;
     }
     return rows;
 }

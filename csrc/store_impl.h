@@ -57,7 +57,7 @@ struct nd_store {
     nd_grave *graves;
     uint64_t dirty_rows, dirty_bytes, frozen_rows, frozen_bytes;
     uint64_t checkpoints, checkpoint_last_us, cold_reads, evictions;
-    uint32_t evict_vs, sweep_vs;
+    uint32_t evict_vs, sweep_vs, rows_since_evict;
     uint64_t evict_hash, sweep_hash;
     bool sweep_cold;               /* the sweep is in the rows outside the table */
     int64_t sweep_cold_min;        /* earliest expiry met in this vShard's cold rows */
@@ -103,6 +103,7 @@ void nd_row_fill(const nd_store *s, const nd_rec *r, nd_row *out);
 /* store_ckpt.c */
 uint32_t nd_pass(nd_store *s, uint32_t rows_max);             /* go on through frozen vectors: rows handled */
 int nd_pass_finish(nd_store *s);                              /* -ENOMEM = it could not */
+uint32_t nd_evict_step(nd_store *s);                          /* the clock passes one segment: rows looked at */
 int nd_vs_bury(nd_store *s, nd_vs *v);                        /* detach table and dirty vector: the vShard is empty */
 void nd_jobs_free(nd_store *s);
 

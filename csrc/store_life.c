@@ -91,7 +91,7 @@ static int own_read(nd_store *s, nd_vs *v, uint32_t vshard, uint32_t group)
         v->cold_expire_min = head.expiring ? INT64_MIN : INT64_MAX;
     }
     rc = nd_lmdb_group_get(&s->io, s->io.reader, group, &index, &term, &state);
-    /* The group's header goes into a checkpoint's last transaction: a vShard that it does not name had nothing new until there. */
+    /* The group's header goes into a checkpoint's last transaction: a vShard with no job had nothing new until there. */
     if (rc == 1 && index > v->applied_index)
         v->applied_index = index;
     return rc < 0 ? rc : 0;

@@ -173,6 +173,7 @@ int nd_store_random(nd_store *s, uint32_t vshard, uint64_t seed, int64_t now_ms,
         nd_rec *r = nd_table_pick(&v->table, nd_mix64(seed + i * 0x9e3779b97f4a7c15));
         if (!r || !nd_rec_live(r) || (nd_rec_expire(r) != 0 && nd_rec_expire(r) <= now_ms))
             continue;
+        r->state |= ND_REC_USED;
         *key = (nd_arg){nd_rec_key(r), r->klen};
         return 1;
     }

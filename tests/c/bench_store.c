@@ -1,6 +1,6 @@
 /* Nanoseconds per operation and bytes per row of the store, at N rows of 16 B keys and 64 B values over all vShards:
- *   gcc -O2 -std=gnu11 -msse4.2 -Icsrc tests/c/bench_store.c csrc/store*.c csrc/ckpt.c csrc/lmdbio.c csrc/memtable.c csrc/slab.c \
- *       -llmdb -lpthread -o /tmp/bench_store && /tmp/bench_store 1000000
+ *   gcc -O2 -std=gnu11 -msse4.2 -Icsrc tests/c/bench_store.c csrc/store*.c csrc/ckpt.c csrc/lmdbio.c \
+ *       csrc/memtable.c csrc/slab.c -llmdb -lpthread -o /tmp/bench_store && /tmp/bench_store 1000000
  */
 #include <time.h>
 
