@@ -153,7 +153,6 @@ def strings(path: Path) -> Iterator[str]:
             yield f"{node.value}.__main__"
 
 
-@pytest.mark.xfail(reason="the verb wal is not there yet")
 def test_every_verb_has_a_file() -> None:
     assert [verb for verb in verbs() if f"nodedb_node.cli.{verb}" not in modules()] == []
 
