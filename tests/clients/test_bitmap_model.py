@@ -1,7 +1,6 @@
-"""Bitmap and range commands against a model of a few lines: integers made of bits, for machines without a redis-server."""
+"""Bitmap and range commands against a small model, integers made of bits: for machines without a redis-server."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
