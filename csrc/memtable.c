@@ -77,6 +77,24 @@ void nd_table_prefetch(const nd_table *t, uint64_t hash)
     __builtin_prefetch(&entry_seg(entry)->slot[slot_bucket(slot_bits(hash, shift_of(entry & DEPTH_MASK))) * 8]);
 }
 
+/* The record that find would compare first; reads the slots, so they should have been fetched a while ago. */
+void nd_table_prefetch_record(const nd_table *t, uint64_t hash)
+{
+    if (!t->dir)
+        return;
+    uintptr_t entry = t->dir[dir_index(t, hash)];
+    const nd_seg *seg = entry_seg(entry);
+    uint64_t bits = slot_bits(hash, shift_of(entry & DEPTH_MASK));
+    uint32_t at = slot_bucket(bits) * 8;
+    for (uint32_t end = at + 8; at < end && seg->slot[at] != 0; at++) {
+        if (((seg->slot[at] ^ bits) & HASH_MASK) == 0 && nd_slot_live(seg->slot[at])) {
+            __builtin_prefetch(nd_slot_rec(seg->slot[at]));
+            __builtin_prefetch((const uint8_t *)nd_slot_rec(seg->slot[at]) + ND_CACHE_LINE);
+            return;
+        }
+    }
+}
+
 /* Put a slot at the first free place of its probe; the segment has one. */
 static uint32_t seg_place(nd_seg *seg, uint64_t slot)
 {

@@ -104,6 +104,7 @@ static inline bool nd_slot_live(uint64_t slot)
 /* true and *pos when the table holds the key (a tombstone too). */
 bool nd_table_find(const nd_table *t, uint64_t hash, const nd_arg *key, nd_pos *pos);
 void nd_table_prefetch(const nd_table *t, uint64_t hash);
+void nd_table_prefetch_record(const nd_table *t, uint64_t hash);
 /* Add a key that is not there: 0 and *pos, or -ENOMEM with the table unchanged. */
 int nd_table_insert(nd_table *t, nd_slab *slab, const nd_sip *sip, uint64_t hash, nd_rec *rec, nd_pos *pos);
 void nd_table_replace(nd_pos *pos, nd_rec *rec);

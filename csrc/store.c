@@ -304,9 +304,16 @@ int nd_store_get(nd_store *s, uint32_t vshard, const nd_arg *key, int64_t now_ms
     return 1;
 }
 
-void nd_store_prefetch(nd_store *s, uint32_t vshard, const nd_arg *key)
+uint64_t nd_store_prefetch(nd_store *s, uint32_t vshard, const nd_arg *key)
 {
-    nd_table_prefetch(&nd_vs_of(s, vshard)->table, nd_key_place(s, key));
+    uint64_t place = nd_key_place(s, key);
+    nd_table_prefetch(&nd_vs_of(s, vshard)->table, place);
+    return place;
+}
+
+void nd_store_prefetch_row(nd_store *s, uint32_t vshard, uint64_t place)
+{
+    nd_table_prefetch_record(&nd_vs_of(s, vshard)->table, place);
 }
 
 static void put_in_place(nd_store *s, nd_vs *v, nd_pos *pos, uint64_t key_hash, const nd_disk_row *row)

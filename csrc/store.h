@@ -109,11 +109,11 @@ typedef struct nd_row {
     int64_t expire_ms;           /* absolute, 0 = never */
     uint32_t idle_s;             /* since the last get or change, coarse */
 } nd_row;
-
 /* 1 = found, 0 = absent or expired at now_ms (hidden, never removed by a read). touch = counts as use for idle time. */
 int nd_store_get(nd_store *s, uint32_t vshard, const nd_arg *key, int64_t now_ms, bool touch, nd_row *out);
 /* Bring the table line of a key into the cache, ahead of a get or put in a batch. */
-void nd_store_prefetch(nd_store *s, uint32_t vshard, const nd_arg *key);
+uint64_t nd_store_prefetch(nd_store *s, uint32_t vshard, const nd_arg *key);
+void nd_store_prefetch_row(nd_store *s, uint32_t vshard, uint64_t place); /* place: what the call above returned */
 /* Create or replace. */
 int nd_store_put(nd_store *s, uint32_t vshard, const nd_arg *key, uint8_t type, const uint8_t *val, uint32_t len,
                  int64_t expire_ms);

@@ -46,6 +46,8 @@ class Boot(Struct, frozen=True, kw_only=True):
     bell_fds: list[int]  # by process: eventfd doorbells
     status_fd: int  # to the supervisor: child.py writes it
     config: Config
+    to_workers: int = 0  # of workers.redistribute alone: the layout to fill
+    to_layout_dir: str = ""
 
     @property
     def worker(self) -> int:

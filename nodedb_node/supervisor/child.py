@@ -26,10 +26,15 @@ def enter(argv: list[str]) -> Boot:
     name = process_name(Process(boot.process))
     pin.set_name(f"nodedb-{name}")
     log.setup(name, boot.config.log.level)
-    for fd in (boot.shm_fd, boot.status_fd, *boot.bell_fds):
+    for fd in inherited(boot):
         os.set_inheritable(fd, False)
     _pin(boot)
     return boot
+
+
+def inherited(boot: Boot) -> list[int]:
+    """Descriptors that the Boot names; a process that runs before the others has none."""
+    return [fd for fd in (boot.shm_fd, boot.status_fd, *boot.bell_fds) if fd >= 0]
 
 
 def _pin(boot: Boot) -> None:

@@ -9,6 +9,7 @@ import errno
 import fcntl
 import os
 import secrets
+import shutil
 from typing import TypeVar
 
 import msgspec
@@ -51,7 +52,28 @@ class DataDir:
 
     @property
     def layout_dir(self) -> str:
-        return os.path.join(self.path, f"layout-{self.layout.number}")
+        return self._dir(self.layout)
+
+    def _dir(self, layout: LayoutFile) -> str:
+        return os.path.join(self.path, f"layout-{layout.number}")
+
+    def next_layout(self, workers: int) -> tuple[LayoutFile, str]:
+        """An empty layout for another number of workers, and its directory; what a death left of one is removed."""
+        layout = LayoutFile(self.layout.number + 1, workers, self.layout.groups)
+        shutil.rmtree(self._dir(layout), ignore_errors=True)
+        make_worker_dirs(self.path, layout)
+        return layout, self._dir(layout)
+
+    def switch(self, layout: LayoutFile) -> None:
+        """From now on the new layout is the node's; the rename is the moment."""
+        replace_file(self.path, "layout", msgspec.json.encode(layout))
+        self.layout = layout
+
+    def remove_others(self) -> None:
+        """Layouts that are no longer, or not yet, the node's."""
+        for name in os.listdir(self.path):
+            if name.startswith("layout-") and os.path.join(self.path, name) != self.layout_dir:
+                shutil.rmtree(os.path.join(self.path, name), ignore_errors=True)
 
     def close(self) -> None:
         os.close(self._lock_fd)

@@ -8,13 +8,16 @@ cannot be lost while the worker that serves it is restarted, and port 0 means on
 import errno
 import os
 import socket
-from collections.abc import Callable
+import time
 
 from nodedb_node.config import Config
 from nodedb_node.errors import Exit, StartError
 from nodedb_node.supervisor.boot import Ports
 
 BACKLOG = 1024
+# The kernel may still be closing the sockets of a node that was killed a moment ago.
+PATIENCE_S = 1.0
+RETRY_S = 0.02
 
 
 class Reservation:
@@ -22,6 +25,7 @@ class Reservation:
 
     def __init__(self, config: Config, workers: int) -> None:
         self._sockets: list[socket.socket] = []
+        self._patience = time.monotonic() + PATIENCE_S
         take = self._take
         try:
             clients = take(config.clients_bind, config.clients.port, "clients", "--port or [clients] port")
@@ -44,7 +48,10 @@ class Reservation:
     def _take(self, host: str, port: int, what: str, knob: str) -> int:
         if port > 65535:
             raise StartError(Exit.CONFIG, f"port {port} ({what}) does not exist; choose a lower one with {knob}")
-        held = _bind(host, port, lambda error: _refusal(error, host, port, what, knob))
+        while (held := _bind(host, port)) is None:
+            if time.monotonic() > self._patience:
+                raise _in_use(host, port, what, knob)
+            time.sleep(RETRY_S)
         held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
         held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         self._sockets.append(held)
@@ -56,8 +63,11 @@ class Reservation:
         self._sockets.clear()
 
 
-def _bind(host: str, port: int, refusal: Callable[[OSError], StartError]) -> socket.socket:
-    """An exclusively bound socket. SO_REUSEADDR: connections of an earlier run in TIME_WAIT are no reason to refuse."""
+def _bind(host: str, port: int) -> socket.socket | None:
+    """An exclusively bound socket, None when the port is in use.
+
+    SO_REUSEADDR: connections of an earlier run in TIME_WAIT are no reason to refuse.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     held = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
@@ -65,22 +75,22 @@ def _bind(host: str, port: int, refusal: Callable[[OSError], StartError]) -> soc
         held.bind((host, port))
     except OSError as error:
         held.close()
-        raise refusal(error) from error
+        if error.errno == errno.EADDRINUSE:
+            return None
+        raise _refusal(error, host, port) from error
     return held
 
 
-def _refusal(error: OSError, host: str, port: int, what: str, knob: str) -> StartError:
-    if error.errno == errno.EADDRINUSE:
-        return StartError(
-            Exit.UNAVAILABLE,
-            f"port {port} ({what}) on {host} is in use; stop what listens there or choose another with {knob}",
-        )
+def _in_use(host: str, port: int, what: str, knob: str) -> StartError:
+    line = f"port {port} ({what}) on {host} is in use; stop what listens there or choose another with {knob}"
+    return StartError(Exit.UNAVAILABLE, line)
+
+
+def _refusal(error: OSError, host: str, port: int) -> StartError:
     if error.errno == errno.EACCES:
-        return StartError(Exit.UNAVAILABLE, f"port {port} ({what}) needs privileges; choose one above 1023 with {knob}")
+        return StartError(Exit.UNAVAILABLE, f"port {port} on {host} needs privileges; choose one above 1023")
     reason = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
-    return StartError(
-        Exit.CONFIG, f"cannot listen on {host} ({what}): {reason}; give an address of this host with --bind"
-    )
+    return StartError(Exit.CONFIG, f"cannot listen on {host}: {reason}; give an address of this host with --bind")
 
 
 def listener(host: str, port: int) -> socket.socket:

@@ -23,13 +23,14 @@ from nodedb_node.ids import Process, process_name
 from nodedb_node.routing.table import one_node
 from nodedb_node.supervisor import pinplan
 from nodedb_node.supervisor.boot import Boot, Ports, encode
+from nodedb_node.supervisor.child import inherited
 from nodedb_node.supervisor.datadir import DataDir, open_data_dir
 from nodedb_node.supervisor.notify import Notifier
 from nodedb_node.supervisor.ports import Reservation
 from nodedb_node.supervisor.shared import Shared
 from nodedb_node.supervisor.watch import Watch
 
-MODULES = {"control": "nodedb_node.control", "worker": "workers"}
+MODULES = {"control": "nodedb_node.control", "worker": "workers", "redistribute": "workers.redistribute"}
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 LOOK_US = 1_000_000  # how often heartbeats are looked at
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -48,7 +49,8 @@ def run(config: Config, started_us: int) -> int:
     data = open_data_dir(config.node.data_dir, plan.workers)
     try:
         if data.layout.workers != plan.workers:
-            raise StartError(Exit.CONFIG, _other_count(data, plan.workers))
+            redistribute(config, data, plan.workers)
+        data.remove_others()
         reservation = Reservation(config, plan.workers)
         try:
             return Supervisor(config, plan, data, reservation.ports, started_us).run()
@@ -58,9 +60,55 @@ def run(config: Config, started_us: int) -> int:
         data.close()
 
 
-def _other_count(data: DataDir, workers: int) -> str:
-    made = data.layout.workers
-    return f"data directory {data.path} is laid out for {made} workers, not {workers}; start with --workers {made}"
+def redistribute(config: Config, data: DataDir, workers: int) -> None:
+    """Bring the rows into a layout for this number of workers, in a process of its own, then switch to it."""
+    if workers > data.layout.groups:
+        raise StartError(Exit.CONFIG, f"data directory {data.path} is for at most {data.layout.groups} workers")
+    layout, directory = data.next_layout(workers)
+    boot = Boot(
+        role="worker",
+        process=1,
+        generation=1,
+        workers=data.layout.workers,
+        supervisor_pid=os.getpid(),
+        started_us=now_us(),
+        node_id=data.node.node_id,
+        cluster_id=data.node.cluster_id,
+        node_generation=data.node.generation,
+        groups=data.layout.groups,
+        data_dir=data.path,
+        layout_dir=data.layout_dir,
+        ports=Ports("", 0, [], "", 0),
+        pins=[[]] * 2,
+        memory_nodes=[-1] * 2,
+        shm_fd=-1,
+        bell_fds=[],
+        status_fd=-1,
+        config=config,
+        to_workers=workers,
+        to_layout_dir=directory,
+    )
+    pid = spawn(MODULES["redistribute"], boot, "boot-redistribute")
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    if code != 0:
+        line = f"the rows could not be brought from {data.layout.workers} to {workers} workers; the log says why"
+        raise StartError(Exit.IO if code > 0 else Exit.SOFTWARE, f"{line}; --workers {data.layout.workers} still works")
+    data.switch(layout)
+
+
+def spawn(module: str, boot: Boot, name: str) -> int:
+    """fork and exec, with the Boot in a memfd. Descriptors are close-on-exec but those the Boot names."""
+    fd = os.memfd_create(name, 0)
+    try:
+        os.write(fd, encode(boot))
+        for descriptor in inherited(boot):
+            os.set_inheritable(descriptor, True)
+        argv = [sys.executable, "-P", "-m", module, "--boot-fd", str(fd)]
+        # A process group of its own: Ctrl-C in a terminal reaches the supervisor alone, which drains in order.
+        env = {**os.environ, "PYTHONPATH": ROOT}
+        return os.posix_spawn(sys.executable, argv, env, setpgroup=0, setsigdef=(signal.SIGPIPE,))
+    finally:
+        os.close(fd)
 
 
 def _plan(config: Config) -> pinplan.Plan:
@@ -92,7 +140,6 @@ class Supervisor:
         self.wake_read, self.wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self.status = b""
         self.looked_us = 0
-        self.env = {**os.environ, "PYTHONPATH": ROOT}
         self.boot = Boot(
             role="control",
             process=0,
@@ -162,19 +209,9 @@ class Supervisor:
             self.pids[pid] = process
 
     def _spawn(self, process: int) -> int:
-        """fork and exec, with the Boot in a memfd. Descriptors are close-on-exec but those the Boot names."""
         role = "worker" if process else "control"
         boot = replace_boot(self.boot, role, process, self.watch.children[process].generation)
-        fd = os.memfd_create(f"boot-{process_name(Process(process))}", 0)
-        try:
-            os.write(fd, encode(boot))
-            for inherited in (boot.shm_fd, boot.status_fd, *boot.bell_fds):
-                os.set_inheritable(inherited, True)
-            argv = [sys.executable, "-P", "-m", MODULES[role], "--boot-fd", str(fd)]
-            # A process group of its own: Ctrl-C in a terminal reaches the supervisor alone, which drains in order.
-            return os.posix_spawn(sys.executable, argv, self.env, setpgroup=0, setsigdef=(signal.SIGPIPE,))
-        finally:
-            os.close(fd)
+        return spawn(MODULES[role], boot, f"boot-{process_name(Process(process))}")
 
     def _reap(self) -> None:
         for pid, process in list(self.pids.items()):

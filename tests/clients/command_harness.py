@@ -86,6 +86,10 @@ class Harness:
             raise OSError(-length, os.strerror(-length))
         return ctypes.string_at(out, length)
 
+    def slot_of(self, key: bytes) -> int:
+        """The key's slot."""
+        return int(self._lib.nd_slot_of(key, ctypes.c_uint32(len(key))))
+
     def close(self) -> None:
         """Closes the store; the directory is the caller's."""
         self._lib.harness_close(self._handle)

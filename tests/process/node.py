@@ -1,13 +1,15 @@
 """A real node as a test uses it: start, wait until it serves, look at it, stop or kill it.
 
-Invariant: nothing outlives the `with` block; ports are ephemeral and the same again at every start of one Node, so that
+Invariant: nothing outlives the `with` block; ports are the same at every start of one Node, so that
 a client finds it after a restart. Waiting is for a condition with a deadline, never for a time.
 """
 
 import contextlib
 import os
+import random
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -43,6 +45,25 @@ def alive(pid: int) -> bool:
     return stat.rpartition(")")[2].split()[0] not in "ZX"
 
 
+def free_ports(count: int = 16) -> int:
+    """The first of some ports in a row that nobody uses, below those the kernel gives to clients: so that none is taken
+    between two starts of a node."""
+    while True:
+        first = random.randrange(20_000, 32_000 - count)
+        if all(_free(first + i) for i in range(count)):
+            return first
+
+
+def _free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True
+
+
 class Node:
     """One data directory and the node on it. Settings by `section.key`: Node(dir, {"ring.bytes": 1 << 20})."""
 
@@ -63,8 +84,8 @@ class Node:
         self.program = program
         self.extra_env = env or {}
         self.process: subprocess.Popen[bytes] | None = None
-        self.port = self.http_port = 0
-        self.worker_ports: list[int] = []
+        self.port = free_ports()
+        self.http_port, self.worker_ports = self.port + 1, [self.port + 2]  # workers go upwards from there
         self._starts_at = 0
 
     # ---- life ----
@@ -84,11 +105,7 @@ class Node:
 
     def _flags(self) -> list[str]:
         flags = ["--data-dir", str(self.data_dir), "--workers", str(self.workers), "--http-port", str(self.http_port)]
-        first = self.worker_ports[0] if self._ports_in_a_row() else 0
-        return [*flags, "--port", str(self.port), "--worker-port", str(first)]
-
-    def _ports_in_a_row(self) -> bool:
-        return bool(self.worker_ports) and self.worker_ports == [self.worker_ports[0] + i for i in range(self.workers)]
+        return [*flags, "--port", str(self.port), "--worker-port", str(self.worker_ports[0])]
 
     def environment(self) -> dict[str, str]:
         env = {name: value for name, value in os.environ.items() if not name.startswith("NODEDB_")}

@@ -18,7 +18,7 @@ from tests.process.node import Node
 from tests.process.recorder import Outcome, Recorder, shared_targets, worker_targets
 from tests.process.scene import new_node
 
-IMAGE_MIB = 768
+IMAGE_MIB = 2048
 CLIENTS = 4
 ACKED_BEFORE_CUT = (300, 3000)
 

@@ -112,7 +112,9 @@ class Recorder:
             fresh = self.history[seen:]
             have += sum(one.outcome is Outcome.ACKED and port in (None, one.port) for one in fresh)
             seen += len(fresh)
-            assert time.monotonic() < deadline, f"only {have} of {more} operations acknowledged within {seconds} s"
+            assert not self.failures, self.failures
+            last = [one.reply for one in self.history[-2:]]
+            assert time.monotonic() < deadline, f"only {have} of {more} acknowledged within {seconds} s, last {last}"
             self.stopping.wait(0.01)
 
     def client(self, number: int, target: Target) -> None:

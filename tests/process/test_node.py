@@ -1,6 +1,7 @@
 """The whole node as its users start, stop and lose it: real workers, real clients."""
 
 import os
+import random
 import signal
 import threading
 import time
@@ -108,10 +109,51 @@ def test_sigterm_under_load_ends_in_time_and_keeps_every_answer(node: Node) -> N
             assert int(client.get(f"count:{number}")) in (last, last + 1)
 
 
-def test_another_number_of_workers_is_not_served_wrongly(node: Node) -> None:
+def fill(node: Node, value: int) -> None:
+    with node.client() as client:
+        for key in keys_of_every_worker(300):
+            client.set(key, value)
+
+
+def all_hold(node: Node, value: int) -> bool:
+    with node.client() as client:
+        return all(int(client.get(key)) == value for key in keys_of_every_worker(300)) and client.dbsize() == 300
+
+
+def change_workers(node: Node, workers: int) -> None:
+    node.workers = workers
+
+
+def test_the_number_of_workers_may_change_between_starts(node: Node) -> None:
     node.start()
+    fill(node, 0)
     assert node.stop() == 0
-    node.workers = 3
-    node.worker_ports = []
-    assert node.start(wait=False).wait(10.0) == 78
-    assert "laid out for 2 workers, not 3; start with --workers 2" in node.log()
+    for round_number, workers in enumerate((1, 3, 3, 2)):
+        change_workers(node, workers)
+        node.start()
+        assert all_hold(node, round_number)
+        fill(node, round_number + 1)
+        node.kill_all()
+    node.start()
+    assert all_hold(node, 4)
+    assert [path.name for path in node.data_dir.glob("layout-*")] == ["layout-4"]
+
+
+def test_deaths_during_redistribution_lose_nothing(node: Node) -> None:
+    """2 -> 1 -> 3 -> ... with every process killed at 20 moments: before, within and after the copy and the switch."""
+    seed = int(os.environ.get("NODEDB_TEST_SEED", "1"))
+    print(f"NODEDB_TEST_SEED={seed}")
+    moments = random.Random(seed)
+    node.start()
+    fill(node, 7)
+    assert node.stop() == 0
+    for attempt in range(20):
+        change_workers(node, (1, 3)[attempt % 2])
+        node.start(wait=False)
+        wait_for(lambda: node.find_log("msg=redistributing") or node.find_log("msg=ready"), "a start")
+        time.sleep(moments.uniform(0.0, 0.25))  # the moment is what is tested
+        os.kill(node.pid, signal.SIGKILL)
+        node.wait(5.0)
+    change_workers(node, 2)
+    node.start()
+    assert all_hold(node, 7)
