@@ -38,6 +38,7 @@ TICK_S = 0.1
 CHECKPOINT_TICK_S = 0.001  # while a checkpoint runs, the loop's lateness is what it must not spoil
 SWEEP_ROWS = 200
 HOUSEKEEP_ROWS = 2_000
+CHECKPOINT_ROWS = 500  # per millisecond: what a checkpoint left is cleared before the next one
 DRAIN_S = 5.0
 GATHER_BYTES_MAX = 32 * MIB
 NO_SPACE_RETRY_TICKS = 10
@@ -270,7 +271,7 @@ class Worker:
     def _checkpoint_tick(self, due: float) -> None:
         """While a checkpoint runs: how late the loop is, and the checkpoint's own leavings."""
         self._observe("loop_stall_us", max(0, int((self.loop.time() - due) * 1e6)))
-        if self.checkpointer.running:
+        if self.store.housekeep(CHECKPOINT_ROWS) or self.checkpointer.running:
             due = self.loop.time() + CHECKPOINT_TICK_S
             self.loop.call_at(due, self._checkpoint_tick, due)
 
