@@ -195,7 +195,7 @@ void nd_cmdtab_unknown(const nd_cmdtab *t, const nd_arg *argv, uint32_t argc, ch
     uint32_t at = 0, found = lookup(t, &argv[0], 0);
     if (found != 0 && argc >= 2 && t->entries[found - 1].container) {
         const char *name = t->rows[found - 1].name;
-        char upper[sizeof t->rows->name];
+        char upper[sizeof t->rows->name] = "";
         for (uint32_t i = 0; i < sizeof upper; i++)
             upper[i] = name[i] >= 'a' && name[i] <= 'z' ? (char)(name[i] - 'a' + 'A') : name[i];
         at = append(text, at, "ERR unknown subcommand '%.*s'.", &argv[1], 128);
