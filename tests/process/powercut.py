@@ -19,6 +19,7 @@ from tests.process.recorder import Outcome, Recorder, shared_targets, worker_tar
 from tests.process.scene import new_node
 
 IMAGE_MIB = 2048
+"""Room for 20 cuts: each restart keeps about 48 MiB of segments until a checkpoint, which this never reaches."""
 CLIENTS = 4
 ACKED_BEFORE_CUT = (300, 3000)
 

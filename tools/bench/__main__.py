@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import signal
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,6 +38,7 @@ json_option = click.option("--json", "json_path", type=click.Path(path_type=Path
 @click.group()
 def main() -> None:
     """Benches against redis-server in the same run. Nothing else should use the machine meanwhile."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the servers end with the bench
 
 
 @contextlib.contextmanager
