@@ -117,7 +117,7 @@ class StoreSection(Struct, frozen=True):
     memory_bytes_max: Annotated[
         Annotated[int, Meta(ge=16 * MIB, le=16_384 * GIB)] | Auto,
         about(
-            "bytes", "rows kept in memory per worker; auto = half of the machine's or cgroup's, shared by the workers"
+            "bytes", "rows kept in memory per worker; auto = half of the machine's, shared by the workers"
         ),
     ] = "auto"
     txn_rows_max: Annotated[
