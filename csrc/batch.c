@@ -222,7 +222,7 @@ static void defer_read(nd_engine *e, group *g, const nd_cmdrow *row, uint32_t vs
 
 static void scope(nd_engine *e, const nd_cmdrow *row, nd_cmd *c)
 {
-    if (row->flags & (ND_CMD_CURSOR | ND_CMD_WORKER)) {
+    if (row->flags & ND_CMD_WORKER) {
         c->vshard_first = e->vshard_first;
         c->vshard_last = e->vshard_last;
     } else {

@@ -18,7 +18,6 @@
 #define ND_CMD_FAST 8         /* answered by C at once, no key: PING, ECHO */
 #define ND_CMD_GROUP_ALL 16   /* internal: runs on every vShard of one group (FLUSHALL) */
 #define ND_CMD_INTERNAL 32    /* never accepted from a client */
-#define ND_CMD_CURSOR 64      /* routed by the SCAN cursor in argument 1, not by a key */
 #define ND_CMD_DENYOOM 128    /* refused with -NOSPACE / -OVERLOAD when the disk floor or memory limit is reached */
 #define ND_CMD_WORKER 256     /* read over every vShard of the executing worker (DBSIZE, KEYS pieces) */
 
@@ -46,7 +45,7 @@ typedef struct nd_cmdrow {
 struct nd_cmd {
     nd_store *store;
     uint32_t vshard;             /* the vShard of the command's keys */
-    uint32_t vshard_first, vshard_last; /* of the group (GROUP_ALL) or of the worker (CURSOR, WORKER): inclusive, contiguous */
+    uint32_t vshard_first, vshard_last; /* of the group (GROUP_ALL) or of the worker (WORKER): inclusive, contiguous */
     uint64_t stamp;              /* HLC of the entry (writes) or of the reading turn (reads): ms << 16 | logical */
     int64_t now_ms;              /* stamp >> 16 */
     uint64_t seed;               /* deterministic per command */

@@ -16,7 +16,6 @@ class Flag(IntFlag):
     FAST = 8
     GROUP_ALL = 16
     INTERNAL = 32
-    CURSOR = 64
     DENYOOM = 128
     WORKER = 256
 
