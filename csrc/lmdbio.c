@@ -448,7 +448,11 @@ void nd_lmdb_read_end(nd_lmdb *io)
 
 int nd_lmdb_snapshot(nd_lmdb *io, MDB_txn **txn)
 {
-    return from_mdb(mdb_txn_begin(io->env, NULL, MDB_RDONLY, txn));
+    /* The beginning reads the newest header page through the map, which a growing writer may be moving. */
+    pthread_mutex_lock(&io->map_lock);
+    int rc = from_mdb(mdb_txn_begin(io->env, NULL, MDB_RDONLY, txn));
+    pthread_mutex_unlock(&io->map_lock);
+    return rc;
 }
 
 static int walk_take(nd_walk *w, int rc, const MDB_val *k, const MDB_val *v)
