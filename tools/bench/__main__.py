@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,10 @@ from tools.bench import profile as profile_run
 from tools.bench import ratios as ratio_run
 from tools.bench import report, resp
 from tools.bench import startup as start_run
-from tools.bench.cells import Load
+from tools.bench.cells import Cell, Load, Measurement
 from tools.bench.servers import NodeServer, RedisServer, Server
+
+Command = Callable[..., Any]
 
 console = Console(width=170)
 directory_option = click.option(
@@ -33,6 +36,24 @@ directory_option = click.option(
     help="Where both servers' data directories are made: one file system for both.",
 )
 json_option = click.option("--json", "json_path", type=click.Path(path_type=Path), help="Also write every figure here.")
+CELL_NAMES = [cell.name for cell in ratio_run.PLAIN_CELLS]
+
+
+def cell_options(command: Command) -> Command:
+    """What is measured, how often and how long: of every verb that runs cells in rounds."""
+    names = click.Choice(CELL_NAMES, case_sensitive=False)
+    for option in (
+        click.option("--keys", default=1_000_000, show_default=True),
+        click.option("--seconds", default=4.0, show_default=True, help="Length of one cell."),
+        click.option("--rounds", default=7, show_default=True),
+        click.option("--cell", "names", multiple=True, type=names, default=CELL_NAMES, help="Repeat; default: all."),
+    ):
+        command = option(command)
+    return command
+
+
+def cells_named(names: tuple[str, ...]) -> tuple[Cell, ...]:
+    return tuple(cell for cell in ratio_run.PLAIN_CELLS if cell.name in names)
 
 
 @click.group()
@@ -56,12 +77,10 @@ def running(*servers: Server) -> Iterator[None]:
 @main.command()
 @directory_option
 @json_option
+@cell_options
 @click.option("--workers", default=1, show_default=True, help="Workers of the node.")
-@click.option("--rounds", default=7, show_default=True)
-@click.option("--seconds", default=4.0, show_default=True, help="Length of one cell.")
 @click.option("--connections", default=50, show_default=True)
 @click.option("--value-bytes", default=64, show_default=True)
-@click.option("--keys", default=1_000_000, show_default=True)
 @click.option("--threads", default=0, help="Threads of redis-benchmark (0: its plain single-threaded mode).")
 @click.option("--cluster", is_flag=True, help="Also the cells where the client speaks cluster to the worker ports.")
 @click.option("--self-test", is_flag=True, help="redis-server against itself: shows the noise of this machine.")
@@ -70,12 +89,13 @@ def running(*servers: Server) -> Iterator[None]:
 def ratios(
     directory: Path,
     json_path: Path | None,
-    workers: int,
+    names: tuple[str, ...],
     rounds: int,
     seconds: float,
+    keys: int,
+    workers: int,
     connections: int,
     value_bytes: int,
-    keys: int,
     threads: int,
     cluster: bool,
     self_test: bool,
@@ -84,7 +104,7 @@ def ratios(
 ) -> None:
     """SET and GET at pipeline 1 and 32: node against redis-server, interleaved, medians."""
     load = Load(connections, value_bytes, keys, seconds, threads)
-    cells = ratio_run.PLAIN_CELLS + (ratio_run.CLUSTER_CELLS if cluster else ())
+    cells = cells_named(names) + (ratio_run.CLUSTER_CELLS if cluster else ())
     with tempfile.TemporaryDirectory(prefix="bench-", dir=directory) as base:
         redis = RedisServer("redis", Path(base) / "redis")
         node = node_under_test(Path(base), workers, list(options), self_test)
@@ -100,12 +120,73 @@ def ratios(
                 "rounds": f"{rounds} of {seconds} s a cell",
             }
             found = ratio_run.measure(node, redis, cells, load, rounds, lambda one: report.progress(console, one))
-    rows = ratio_run.table(found, cells, node.name, redis.name, workers)
-    report.print_rows(console, rows, facts)
+    rows = ratio_run.table(found, node.name, redis.name, ratio_run.marks_for(workers))
+    report.print_facts(console, facts)
+    report.print_rows(console, rows, node.name, redis.name)
     if json_path:
-        report.write_json(json_path, ratio_run.as_json(rows, found, facts))
+        report.write_json(json_path, ratio_run.as_json(rows, found, facts, workers))
     if plot:
         report.plot_ratios(plot, rows, found, facts["node"])
+
+
+@main.command()
+@json_option
+@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True))
+def merge(json_path: Path | None, paths: tuple[Path, ...]) -> None:
+    """One table from the --json files of several ratio runs with as many workers: a cell or some rounds at a time."""
+    runs = [json.loads(path.read_text()) for path in paths]
+    if len({run["workers"] for run in runs}) != 1:
+        raise click.UsageError("the runs differ in their number of workers")
+    found = ratio_run.merged([Measurement(**one) for one in run["measurements"]] for run in runs)
+    ours, base = dict.fromkeys(one.server for one in found)  # the first round begins with ours
+    facts = runs[0]["facts"] | {"rounds": "; ".join(run["facts"]["rounds"] for run in runs)}
+    workers = runs[0]["workers"]
+    rows = ratio_run.table(found, ours, base, ratio_run.marks_for(workers))
+    report.print_facts(console, facts)
+    report.print_rows(console, rows, ours, base)
+    if json_path:
+        report.write_json(json_path, ratio_run.as_json(rows, found, facts, workers))
+
+
+@main.command()
+@directory_option
+@json_option
+@cell_options
+@click.option("--workers", "worker_counts", multiple=True, default=(1, 2), show_default=True, help="Repeat for more.")
+@click.argument("a", type=click.Path(path_type=Path, exists=True, file_okay=False, resolve_path=True))
+@click.argument("b", type=click.Path(path_type=Path, exists=True, file_okay=False, resolve_path=True))
+def ab(
+    directory: Path,
+    json_path: Path | None,
+    names: tuple[str, ...],
+    rounds: int,
+    seconds: float,
+    keys: int,
+    worker_counts: tuple[int, ...],
+    a: Path,
+    b: Path,
+) -> None:
+    """Two trees of the node, each with its own build: B ÷ A of rates and CPU time per command, interleaved, medians."""
+    load, runs = Load(keys=keys, seconds=seconds), []
+    for workers in worker_counts:
+        with tempfile.TemporaryDirectory(prefix="bench-", dir=directory) as base:
+            trees = {"A": a, "B": b}
+            pair = [NodeServer(name, Path(base) / name, workers=workers, tree=tree) for name, tree in trees.items()]
+            with running(*pair):
+                for server in pair:
+                    resp.fill(server.port, keys, load.value_bytes)
+                described = {server.name: f"{server.tree}: {server.describe()}" for server in pair}
+                facts: dict[str, Any] = report.machine_facts() | described
+                cells = cells_named(names)
+                found = ratio_run.measure(
+                    pair[1], pair[0], cells, load, rounds, lambda one: report.progress(console, one)
+                )
+        rows = ratio_run.table(found, "B", "A")
+        report.print_facts(console, facts)
+        report.print_rows(console, rows, "B", "A")
+        runs.append(ratio_run.as_json(rows, found, facts, workers))
+    if json_path:
+        report.write_json(json_path, {"runs": runs})
 
 
 @main.command()
@@ -172,7 +253,7 @@ def start(directory: Path, json_path: Path | None, workers: int, keys: int, star
 @click.option("--seconds", default=5.0, show_default=True)
 @click.option("--top", default=25, show_default=True, help="Functions to list.")
 @click.option("--redis", "of_redis", is_flag=True, help="Profile redis-server instead.")
-@click.option("--cell", "names", multiple=True, default=("SET P1", "GET P1", "SET P32", "GET P32"), show_default=True)
+@click.option("--cell", "names", multiple=True, type=click.Choice(CELL_NAMES), default=CELL_NAMES)
 def profile(
     directory: Path,
     json_path: Path | None,
@@ -190,7 +271,7 @@ def profile(
         server = RedisServer("redis", Path(base) / "redis") if of_redis else node
         with running(server):
             resp.fill(server.port, keys, load.value_bytes)
-            for cell in (one for one in ratio_run.PLAIN_CELLS if one.name in names):
+            for cell in cells_named(names):
                 pids = [server.pid] if of_redis else node.worker_pids()
                 finish({}, profile_run.measure(server, pids, cell, load, top), json_path)
 

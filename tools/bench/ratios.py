@@ -1,14 +1,14 @@
-"""The ratio run: interleaved rounds of node and redis-server over the same cells, and the table of medians with its
-marks.
+"""The ratio run: interleaved rounds of two servers over the same cells, and the table of medians with its marks.
 
-The marks are what the project promises (must) and wants (aim); a run reports them and never fails because of them.
+The marks are what the project promises (must) and wants (aim) of a node beside redis-server; a run reports them and
+never fails because of them. Two nodes of different trees are compared the same way, without marks.
 """
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from tools.bench.cells import FOREIGN_PERCENT_MAX, Cell, Load, Measurement, run
@@ -32,16 +32,21 @@ MARKS: dict[tuple[int, str], tuple[float, float]] = {
 
 @dataclass(frozen=True)
 class Row:
+    """One cell of a server against a base, in the same rounds."""
+
     cell: str
-    node_rate: float
-    redis_rate: float
+    rate: float
+    base_rate: float
     ratio: float
+    """Median over the rounds of rate ÷ base rate of the same round, as the three below."""
     ratio_low: float
     ratio_high: float
-    node_cpu_us: float
-    redis_cpu_us: float
-    node_p99_ms: float
-    redis_p99_ms: float
+    cpu_ratio: float
+    """Of the CPU time per command: below 1 is cheaper than the base."""
+    cpu_us: float
+    base_cpu_us: float
+    p99_ms: float
+    base_p99_ms: float
     foreign_percent_max: float
     loud_rounds: int
     must: float | None
@@ -55,53 +60,70 @@ class Row:
 
 
 def measure(
-    node: Server, redis: Server, cells: tuple[Cell, ...], load: Load, rounds: int, report: Callable[[Measurement], None]
+    ours: Server, base: Server, cells: Sequence[Cell], load: Load, rounds: int, report: Callable[[Measurement], None]
 ) -> list[Measurement]:
-    """Every cell on node and redis back to back, in every round; who goes first alternates."""
+    """Every cell on both servers back to back, in every round; who goes first alternates. Only ours is clustered."""
     rates: dict[tuple[str, str], float] = {}
     found = []
     for round_number in range(1, rounds + 1):
-        pair = (node, redis) if round_number % 2 else (redis, node)
+        pair = (ours, base) if round_number % 2 else (base, ours)
         for cell in cells:
             for server in pair:
-                clustered = cell.cluster and server is node
+                clustered = cell.cluster and server is ours
                 measured = run(server, Cell(cell.command, cell.pipeline, clustered), load, round_number, rates)
                 found.append(Measurement(**{**asdict(measured), "cell": cell.name}))
                 report(found[-1])
     return found
 
 
-def table(found: list[Measurement], cells: tuple[Cell, ...], node: str, redis: str, workers: int) -> list[Row]:
-    return [row(found, cell.name, node, redis, MARKS.get((workers, cell.name))) for cell in cells]
+def merged(runs: Iterable[list[Measurement]]) -> list[Measurement]:
+    """Several runs as one: rounds are numbered on, so that each is compared with its own neighbour."""
+    found: list[Measurement] = []
+    for one in runs:
+        before = max((measured.round for measured in found), default=0)
+        found += [replace(measured, round=before + measured.round) for measured in one]
+    return found
 
 
-def row(found: list[Measurement], cell: str, node: str, redis: str, mark: tuple[float, float] | None) -> Row:
-    ours = [one for one in found if one.cell == cell and one.server == node]
-    theirs = [one for one in found if one.cell == cell and one.server == redis]
-    by_round = {one.round: one.rate for one in theirs}
-    ratios = [one.rate / by_round[one.round] for one in ours]
+def table(
+    found: list[Measurement], ours: str, base: str, marks: dict[str, tuple[float, float]] | None = None
+) -> list[Row]:
+    """A row for each cell, in the order in which they were measured first."""
+    return [row(found, cell, ours, base, (marks or {}).get(cell)) for cell in dict.fromkeys(one.cell for one in found)]
 
-    def median(measurements: list[Measurement], name: str) -> float:
+
+def marks_for(workers: int) -> dict[str, tuple[float, float]]:
+    return {cell: marks for (number, cell), marks in MARKS.items() if number == workers}
+
+
+def row(found: list[Measurement], cell: str, ours: str, base: str, mark: tuple[float, float] | None) -> Row:
+    mine = [one for one in found if one.cell == cell and one.server == ours]
+    theirs = {one.round: one for one in found if one.cell == cell and one.server == base}
+    ratios = [one.rate / theirs[one.round].rate for one in mine]
+    both = [*mine, *theirs.values()]
+
+    def median(measurements: Iterable[Measurement], name: str) -> float:
         return float(statistics.median(getattr(one, name) for one in measurements))
 
     return Row(
         cell=cell,
-        node_rate=median(ours, "rate"),
-        redis_rate=median(theirs, "rate"),
+        rate=median(mine, "rate"),
+        base_rate=median(theirs.values(), "rate"),
         ratio=statistics.median(ratios),
         ratio_low=min(ratios),
         ratio_high=max(ratios),
-        node_cpu_us=median(ours, "server_cpu_us"),
-        redis_cpu_us=median(theirs, "server_cpu_us"),
-        node_p99_ms=median(ours, "p99_ms"),
-        redis_p99_ms=median(theirs, "p99_ms"),
-        foreign_percent_max=max(one.foreign_percent for one in ours + theirs),
-        loud_rounds=sum(one.foreign_percent > FOREIGN_PERCENT_MAX for one in ours + theirs),
+        cpu_ratio=statistics.median(one.server_cpu_us / theirs[one.round].server_cpu_us for one in mine),
+        cpu_us=median(mine, "server_cpu_us"),
+        base_cpu_us=median(theirs.values(), "server_cpu_us"),
+        p99_ms=median(mine, "p99_ms"),
+        base_p99_ms=median(theirs.values(), "p99_ms"),
+        foreign_percent_max=max(one.foreign_percent for one in both),
+        loud_rounds=sum(one.foreign_percent > FOREIGN_PERCENT_MAX for one in both),
         must=mark[0] if mark else None,
         aim=mark[1] if mark else None,
     )
 
 
-def as_json(rows: list[Row], found: list[Measurement], facts: dict[str, Any]) -> dict[str, Any]:
+def as_json(rows: list[Row], found: list[Measurement], facts: dict[str, Any], workers: int) -> dict[str, Any]:
     rows_out = [{**asdict(one), "verdict": one.verdict} for one in rows]
-    return {"facts": facts, "rows": rows_out, "measurements": [asdict(one) for one in found]}
+    return {"facts": facts, "workers": workers, "rows": rows_out, "measurements": [asdict(one) for one in found]}

@@ -46,23 +46,23 @@ def progress(console: Console, one: Measurement) -> None:
     )
 
 
-def print_rows(console: Console, rows: list[Row], facts: dict[str, Any]) -> None:
-    print_facts(console, facts)
-    table = Table(
-        "cell", "node /s", "redis /s", "ratio (low–high)", "must", "aim", "", "node µs", "redis µs", "p99 ms", "foreign"
-    )
+def print_rows(console: Console, rows: list[Row], ours: str, base: str) -> None:
+    """The table of a ratio run; ours and base are the servers' names."""
+    names = [f"{ours} /s", f"{base} /s", "ratio (low–high)", "must", "aim", "", f"{ours} µs", f"{base} µs", "µs ratio"]
+    table = Table("cell", *names, "p99 ms", "foreign")
     for one in rows:
         table.add_row(
             one.cell,
-            f"{one.node_rate:,.0f}",
-            f"{one.redis_rate:,.0f}",
+            f"{one.rate:,.0f}",
+            f"{one.base_rate:,.0f}",
             f"{one.ratio:.2f} ({one.ratio_low:.2f}–{one.ratio_high:.2f})",
             "" if one.must is None else f"{one.must:.2f}",
             "" if one.aim is None else f"{one.aim:.2f}",
             one.verdict,
-            f"{one.node_cpu_us:.2f}",
-            f"{one.redis_cpu_us:.2f}",
-            f"{one.node_p99_ms:.2f} / {one.redis_p99_ms:.2f}",
+            f"{one.cpu_us:.2f}",
+            f"{one.base_cpu_us:.2f}",
+            f"{one.cpu_ratio:.2f}",
+            f"{one.p99_ms:.2f} / {one.base_p99_ms:.2f}",
             f"≤ {one.foreign_percent_max:.0f} %" + (f", {one.loud_rounds} loud" if one.loud_rounds else ""),
         )
     console.print(table)

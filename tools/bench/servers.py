@@ -51,6 +51,8 @@ class Server:
     environment: dict[str, str] = field(default_factory=dict)
     wrapper: list[str] = field(default_factory=list)
     """Words before the command line: a program that changes its own limits and then becomes the server."""
+    tree: Path = field(default_factory=lambda: repository())
+    """Where it runs; a node is the one built there."""
 
     def argv(self) -> list[str]:
         raise NotImplementedError
@@ -80,7 +82,7 @@ class Server:
                 [*self.wrapper, *self.argv()],
                 stdout=log,
                 stderr=log,
-                cwd=repository(),
+                cwd=self.tree,
                 env={**os.environ, **self.environment},
             )
         self.wait_ready(begun + READY_DEADLINE_S)
@@ -157,7 +159,7 @@ class RedisServer(Server):
 
 @dataclass
 class NodeServer(Server):
-    """A node of this tree with W workers."""
+    """A node with W workers, of this tree unless told another."""
 
     workers: int = 1
     worker_port: int = 0
@@ -171,7 +173,7 @@ class NodeServer(Server):
             self.worker_port = free_ports(self.workers)
         words = ["--data-dir", str(self.directory / "data"), "--bind", "127.0.0.1", "--port", str(self.port)]
         words += ["--worker-port", str(self.worker_port), "--http-port", str(self.http_port)]
-        return [python(), "-m", "nodedb_node", "start", *words, "--workers", str(self.workers), *self.options]
+        return [python(self.tree), "-m", "nodedb_node", "start", *words, "--workers", str(self.workers), *self.options]
 
     @property
     def cluster_port(self) -> int:
@@ -198,6 +200,6 @@ def repository() -> Path:
     return Path(__file__).resolve().parents[2]
 
 
-def python() -> str:
-    local = repository() / ".venv" / "bin" / "python"
+def python(tree: Path) -> str:
+    local = tree / ".venv" / "bin" / "python"
     return str(local) if local.exists() else sys.executable
