@@ -73,7 +73,7 @@ uint64_t nd_store_hash(nd_store *s, uint32_t vshard);    /* incremental state ha
 void nd_store_stats_get(nd_store *s, nd_store_stats *out);
 
 /* ---- checkpoint ---- */
-int nd_store_wants_checkpoint(nd_store *s);
+int nd_store_wants_checkpoint(nd_store *s, int asked);   /* 1 = changed rows are at their bound, or `asked`; and none runs */
 /* Freeze all owned vShards and start the thread. -EBUSY while one runs. groups[] names every owned group. */
 int nd_store_checkpoint_begin(nd_store *s, const nd_store_group *groups, uint32_t n);
 int nd_store_checkpoint_fd(nd_store *s);                 /* eventfd, readable when the thread has ended */

@@ -157,12 +157,12 @@ int nd_store_checkpoint_end(nd_store *s)
     return rc;
 }
 
-int nd_store_wants_checkpoint(nd_store *s)
+int nd_store_wants_checkpoint(nd_store *s, int asked)
 {
     if (s->awaiting_end || s->ckpt.job_count > 0)
         return 0;
     bool all_dirty = s->slab.bytes_used > s->cfg.memory_bytes_max && s->dirty_bytes > s->cfg.memory_bytes_max / 2;
-    return s->dirty_bytes > s->cfg.dirty_bytes_max || all_dirty;
+    return asked != 0 || s->dirty_bytes > s->cfg.dirty_bytes_max || all_dirty;
 }
 
 /* ---- the pass ---- */

@@ -120,6 +120,11 @@ class StoreSection(Struct, frozen=True):
             "bytes", "rows kept in memory per worker; auto = half of the machine's, shared by the workers"
         ),
     ] = "auto"
+    log_bytes_max: Annotated[
+        int,
+        Meta(ge=1 * MIB, le=1024 * GIB),
+        about("bytes", "closed log segments that start a checkpoint, per worker; bounds what a restart reads"),
+    ] = 256 * MIB
     txn_rows_max: Annotated[
         int, Meta(ge=100, le=1_000_000), about("rows", "of one checkpoint transaction; bounds its stall of the disk")
     ] = 10_000

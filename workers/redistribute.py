@@ -69,7 +69,8 @@ def _move_worker(boot: Boot, targets: list[Store]) -> int:
     with open_store(boot, groups) as source:
         with closing(_engine(boot, source)) as engine:
             old = open_log(boot, groups, source, engine, None)
-            _checkpoint(Checkpointer(source, groups, engine.applied, old.compact), source)
+            limit = boot.config.store.log_bytes_max
+            _checkpoint(Checkpointer(source, old, groups, engine.applied, limit), source)
             old.close(mark=True)
         mover, rows = Mover(), 0
         for group in groups:

@@ -102,7 +102,9 @@ class Worker:
         self.hlc = Hlc(self.engine.stamp())
         self.turns = Turns(self.engine, self.log, self.hlc, self, now_us, wall_ms)
         self.sessions = Sessions(self)
-        self.checkpointer = Checkpointer(self.store, self.groups, self.engine.applied, self.log.compact)
+        self.checkpointer = Checkpointer(
+            self.store, self.log, self.groups, self.engine.applied, boot.config.store.log_bytes_max
+        )
         self._listen()
         self.loop.add_reader(self.engine.epoll_fd(), self.turns.on_clients)
         self.loop.add_reader(self.rings.bell, self.turns.on_bell)

@@ -99,8 +99,9 @@ class Store:
         lib.nd_store_stats_get(self.handle, self.stats)
         return self.stats
 
-    def wants_checkpoint(self) -> bool:
-        return bool(lib.nd_store_wants_checkpoint(self.handle))
+    def wants_checkpoint(self, asked: bool) -> bool:
+        """One should begin now: the last is over, and changed rows are above their bound or `asked`."""
+        return bool(lib.nd_store_wants_checkpoint(self.handle, asked))
 
     def checkpoint_begin(self, cuts: list[GroupCut]) -> None:
         """Freeze all vShards and start writing them; the groups' headers go in with the last transaction."""

@@ -62,6 +62,7 @@ class OneVoterLog:
         self._compact_to: dict[int, int] = {}  # not yet in the log
         self._dead_before = 0  # once the append in flight is durable
         self._slow_told = False
+        self.replayed = 0  # entries that the start applied
 
     # ---- the turn ----
 
@@ -170,6 +171,10 @@ class OneVoterLog:
     def nospace(self) -> bool:
         return self._io.nospace()
 
+    def closed_bytes(self) -> int:
+        """Of all segments closed so far, those found at the start and those that died since included."""
+        return self._state.segments.bytes_ever
+
     def stats(self) -> IoStats:
         return self._io.stats()
 
@@ -221,7 +226,7 @@ def open_log(
             _close_segments(state, recovered)
             io = _continue(recovered, config, sync_us)
             try:
-                recovery.replay(recovered, dict(applied), apply)
+                replayed = recovery.replay(recovered, dict(applied), apply)
                 _begin_groups(io, state, groups, source.path)
             except BaseException:
                 io.close()
@@ -233,6 +238,7 @@ def open_log(
         source.close()
         raise
     opened = OneVoterLog(source, io, state)
+    opened.replayed = replayed
     opened.compact(applied)  # the checkpoint may cover segments of the life before
     return opened
 

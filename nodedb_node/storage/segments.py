@@ -13,11 +13,13 @@ class SegmentBook:
 
     def __init__(self) -> None:
         self._closed: list[tuple[int, Sequence[int], int]] = []
+        self.bytes_ever = 0  # of all files closed so far, dead ones included
 
     def close_segment(self, number: int, last: Sequence[int], size: int) -> None:
         """last[group]: an index that no entry in this segment is above, 0 = none; size in bytes."""
         assert not self._closed or number > self._closed[-1][0]
         self._closed.append((number, last, size))
+        self.bytes_ever += size
 
     @property
     def bytes(self) -> int:

@@ -14,5 +14,5 @@ from tests.process.loopfs import unavailable
 @pytest.mark.parametrize("backend", ["thread", "auto"])
 def test_nothing_acknowledged_is_lost_when_power_goes(backend: str) -> None:
     seed = random.SystemRandom().randrange(1 << 30)
-    acked, _ = powercut.run(1, seed, settings={"wal.backend": backend})
+    acked, _, _ = powercut.run(1, seed, settings={"wal.backend": backend})
     assert acked > 0
