@@ -234,6 +234,20 @@ static void *prep_main(void *arg)
 
 /* ---- calls ---- */
 
+/* spare-0, spare-1, … of the right size, from the life before. */
+static uint32_t spares_found(const nd_walprep_cfg *cfg)
+{
+    char name[NAME_BYTES];
+    struct stat st;
+    uint32_t n = 0;
+    for (; n < cfg->spares_max; n++) {
+        spare_name(name, n);
+        if (fstatat(cfg->dirfd, name, &st, AT_SYMLINK_NOFOLLOW) != 0 || (uint64_t)st.st_size != cfg->spare_bytes)
+            break;
+    }
+    return n;
+}
+
 int nd_walprep_open(const nd_walprep_cfg *cfg, nd_walprep **out)
 {
     pthread_condattr_t attr;
@@ -244,6 +258,7 @@ int nd_walprep_open(const nd_walprep_cfg *cfg, nd_walprep **out)
     p->cfg = *cfg;
     p->fd = -1;
     p->oldest = cfg->oldest;
+    p->spares = spares_found(cfg);
     pthread_mutex_init(&p->mutex, NULL);
     pthread_condattr_init(&attr);
     pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);

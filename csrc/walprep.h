@@ -1,9 +1,9 @@
 /* walprep.h: makes segment files ready ahead of need, and takes away those that compaction gave up, on one low-priority thread.
  *
  * A segment appears under its name only when it is whole: written under another name, synced, renamed, directory synced. So a
- * named file with a damaged header is damage, never a crash. A given-up file waits as spare-N and becomes a later segment: its
- * bytes are allocated and written already, so only the header is renewed. Segments go oldest first, with the directory
- * synced after each, so that a gap in the numbers is never our doing.
+ * named file with a damaged header is damage, never a crash. A given-up file waits as spare-N and becomes a later segment,
+ * perhaps of a later life: its bytes are allocated and written already, so only the header is renewed. Segments go oldest first,
+ * with the directory synced after each, so that a gap in the numbers is never our doing.
  * Calls come from the loop thread; none of them waits for the disk except open and close.
  */
 #ifndef ND_WALPREP_H

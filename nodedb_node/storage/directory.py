@@ -3,7 +3,8 @@ files.
 
 Invariant: nothing is read before the exclusive lock is held, and the lock is held until close: a predecessor that
 hangs in the kernel keeps its successor out. Segment files are made, recycled and dropped by csrc/walprep.c only; this
-file removes what a crash left half-made, and what the repair verb is told to.
+file removes what a crash left half-made, hands a new life the spare files of the one before, and removes what the
+repair verb is told to.
 """
 
 import errno
@@ -18,7 +19,8 @@ from nodedb_node.errors import Exit, StartError
 from nodedb_node.native.walio import Io, IoConfig, Walio
 
 SEGMENT_NAME = re.compile(r"wal-(\d{16})")
-LEFTOVER_NAME = re.compile(r"next\.tmp|spare-\d+")
+HALF_MADE = "next.tmp"
+SPARE_NAME = re.compile(r"spare-(\d+)")
 
 
 class Segments(Protocol):
@@ -36,7 +38,7 @@ class Segments(Protocol):
         """All bytes of a segment; valid until the next read."""
 
     def remove(self, number: int) -> None:
-        """The newest segment, which holds nothing; synced."""
+        """The newest segment, which holds nothing: its file may become a later one; synced."""
 
     def release(self) -> None:
         """Give back the memory of the last read."""
@@ -81,17 +83,35 @@ class LogDirectory:
         return view
 
     def remove(self, number: int) -> None:
-        os.unlink(self.name(number))
+        free = max((spare for spare, _ in self._spares()), default=-1) + 1
+        os.rename(self.name(number), os.path.join(self.path, f"spare-{free}"))
         os.fsync(self._lock_fd)
 
-    def remove_leftovers(self) -> None:
-        """Files of a preparation or a recycling that did not end."""
-        for name in os.listdir(self.path):
-            if LEFTOVER_NAME.fullmatch(name):
-                os.unlink(os.path.join(self.path, name))
+    def keep_spares(self, bytes_each: int, count_max: int) -> None:
+        """Name the spare files that a log with such segments can use 0, 1, …; remove the others and what is half-made.
+
+        All of a spare's bytes were written once, so that a start does not write zeros again for what a crash left.
+        """
+        half_made = os.path.join(self.path, HALF_MADE)
+        if os.path.exists(half_made):
+            os.unlink(half_made)
+        kept = 0
+        for _, path in self._spares():
+            if kept == count_max or os.path.getsize(path) != bytes_each:
+                os.unlink(path)
+            else:
+                os.rename(path, os.path.join(self.path, f"spare-{kept}"))
+                kept += 1
+
+    def _spares(self) -> list[tuple[int, str]]:
+        """(number, path), rising."""
+        found = ((SPARE_NAME.fullmatch(name), name) for name in os.listdir(self.path))
+        return sorted((int(match[1]), os.path.join(self.path, name)) for match, name in found if match)
 
     def open_io(self, config: IoConfig, sync_us: Any) -> Io:
-        self.remove_leftovers()
+        disk = os.statvfs(self.path)
+        short = disk.f_bavail * disk.f_frsize < config.free_floor_bytes
+        self.keep_spares(config.segment_bytes, 0 if short else config.spares_max)
         try:
             io = Walio(config, sync_us, self._fault)
         except OSError as error:

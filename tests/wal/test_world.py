@@ -123,6 +123,24 @@ def test_writes_go_on_after_the_reserve_was_used_up(small_disk: Path) -> None:
     log.close(mark=True)
 
 
+def test_a_crash_does_not_cost_another_file_full_of_zeros(tmp_path: Path) -> None:
+    """The segment made ready for a life that ended before it came to it is the next life's."""
+    config = LogConfig("auto", True, 2 * MIB, 1 * MIB, floor_bytes=0)
+    made = []
+    for life in range(1, 4):
+        log = open_log(LogDirectory(str(tmp_path)), config, [0], {}, lambda records, n: None)
+        assert propose(log, [(0, b"x")]) == [(0, life, life)]
+        ready = tmp_path / f"wal-{life + 1:016d}"
+        while not ready.exists():  # the test's own time limit is the deadline
+            pass
+        made.append(ready.stat().st_ino)
+        log.close(mark=False)
+    assert len(set(made)) == 1
+    log = open_log(LogDirectory(str(tmp_path)), config, [0], {}, lambda records, n: None)
+    assert log.last(0) == (3, 1)
+    log.close(mark=True)
+
+
 def test_many_small_turns_come_back_in_batches(tmp_path: Path) -> None:
     config = LogConfig("auto", False, 64 * MIB, 64 * MIB, floor_bytes=0)
     log = open_log(LogDirectory(str(tmp_path)), config, [0, 1, 2, 3], {}, lambda records, n: None)
