@@ -17,6 +17,7 @@ VERBS = {
     "doctor": "check this machine and data directory for what a node needs",
     "config": "print or check a configuration",
     "wal": "look into a write-ahead log",
+    "cert": "the certificates by which nodes know each other",
 }
 
 

@@ -1,0 +1,1 @@
+"""How processes of different hosts reach each other: who a peer is (credentials), and the lanes to it."""
