@@ -18,6 +18,7 @@ VERBS = {
     "config": "print or check a configuration",
     "wal": "look into a write-ahead log",
     "cert": "the certificates by which nodes know each other",
+    "peer": "other nodes, as this one can talk to them",
 }
 
 
