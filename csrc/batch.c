@@ -236,7 +236,9 @@ void run(nd_engine *e, const nd_cmdrow *row, uint32_t vshard, const nd_arg *argv
     nd_cmd c = {.store = e->store, .vshard = vshard, .stamp = stamp, .now_ms = (int64_t)(stamp >> 16), .seed = seed,
                 .argv = argv, .argc = argc, .reply = reply};
     scope(e, row, &c);
+    size_t before = reply->len;
     row->fn(&c);
+    e->made += reply->len - before;
     if (c.fatal && !e->fatal)
         e->fatal = c.fatal;
 }
@@ -370,6 +372,8 @@ static void settle(nd_engine *e, const op *o)
 /* A deferred read runs when the writes before it are decided, whether they were taken or refused. */
 static void run_read(nd_engine *e, batch *b, const op *o)
 {
+    if (dest_is_gone(e, &o->to))
+        return;
     size_t at = o->offset + 4;
     uint32_t argc = decode_args(e, b->reads.p, b->reads.len, &at);
     ND_ASSERT(argc);

@@ -31,7 +31,7 @@ conn *conn_new(nd_engine *e, int fd, uint32_t port_kind)
     c->origin.gen = ++e->next_gen;
     c->port_kind = (uint8_t)port_kind;
     c->resp = 2;
-    c->opened_us = c->last_us = e->now_us;
+    c->opened_us = c->last_us = c->took_us = e->now_us;
     nd_resp_init(&c->scan);
     nd_reply_init(&c->out);
     e->conns[idx] = c;
@@ -42,17 +42,64 @@ conn *conn_new(nd_engine *e, int fd, uint32_t port_kind)
     return c;
 }
 
-static void slot_clear(slot *s)
+static void slot_clear(conn *c, slot *s)
 {
-    if (s->state == SLOT_READY && s->len > sizeof s->u.small)
+    if (s->state == SLOT_READY && s->len > sizeof s->u.small) {
+        c->ready -= s->len;
         free(s->u.big);
+    }
     s->state = 0;
+}
+
+/* ---- output ---- */
+
+static size_t unsent(const conn *c) { return c->out.len - c->sent + c->ready; }
+
+bool conn_has_room(const nd_engine *e, const conn *c) { return unsent(c) + REPLY_ROOM <= e->cfg.output_bytes_max; }
+
+bool dest_is_gone(const nd_engine *e, const dest *to)
+{
+    if (to->src != SRC_LOCAL || (to->conn & CONN_CALL))
+        return false;
+    const conn *c = e->conns[to->conn];
+    return !c || c->origin.gen != to->gen || c->cut;
+}
+
+/* As much as the socket takes; false = the connection is broken. What was sent does not stay in memory beside what was not: a
+ * client that never catches up would make the buffer grow for ever. */
+static bool send_some(nd_engine *e, conn *c)
+{
+    size_t left = c->out.len - c->sent;
+    if (left == 0)
+        return true;
+    ssize_t n = send(c->fd, c->out.buf + c->sent, left, MSG_NOSIGNAL);
+    if (n <= 0)
+        return n == 0 || errno == EAGAIN || errno == EINTR;
+    c->sent += (size_t)n;
+    c->took_us = e->now_us;
+    e->m->bytes_out += (uint64_t)n;
+    left -= (size_t)n;
+    if (c->sent >= left && left > 0) {
+        memmove(c->out.buf, c->out.buf + c->sent, left);
+        c->out.len = left;
+        c->sent = 0;
+    }
+    return true;
+}
+
+/* After a reply was added: a connection above its limit even after sending gets no more, and is closed at the flush. */
+static void hold_to_limit(nd_engine *e, conn *c)
+{
+    if (unsent(c) <= e->cfg.output_bytes_max || (send_some(e, c) && unsent(c) <= e->cfg.output_bytes_max))
+        return;
+    c->cut = true;
+    conn_dirty(e, c);
 }
 
 void conn_close(nd_engine *e, conn *c)
 {
     for (uint32_t q = c->head; q != c->tail; q++)
-        slot_clear(&c->slots[q & (c->slots_cap - 1)]);
+        slot_clear(c, &c->slots[q & (c->slots_cap - 1)]);
     close(c->fd); /* leaves the epoll set with its last descriptor */
     nd_resp_free(&c->scan);
     nd_reply_free(&c->out);
@@ -123,7 +170,7 @@ static void drain_ready(nd_engine *e, conn *c)
         if (s->state != SLOT_READY)
             return;
         nd_reply_raw(&c->out, s->len > sizeof s->u.small ? s->u.big : s->u.small, s->len);
-        slot_clear(s);
+        slot_clear(c, s);
         c->head++;
     }
     on_drained(e, c);
@@ -131,8 +178,8 @@ static void drain_ready(nd_engine *e, conn *c)
 
 void conn_complete(nd_engine *e, conn *c, uint32_t seq, const uint8_t *p, size_t n)
 {
-    if (seq - c->head >= c->tail - c->head)
-        return; /* answered already, by the deadline */
+    if (seq - c->head >= c->tail - c->head || c->cut)
+        return; /* answered already, by the deadline; or about to be closed */
     slot *s = &c->slots[seq & (c->slots_cap - 1)];
     if (s->state != SLOT_PENDING)
         return;
@@ -147,11 +194,13 @@ void conn_complete(nd_engine *e, conn *c, uint32_t seq, const uint8_t *p, size_t
         if (n > sizeof s->u.small) {
             to = s->u.big = malloc(n);
             ND_ASSERT(to);
+            c->ready += n;
         }
         memcpy(to, p, n);
         s->len = (uint32_t)n;
         s->state = SLOT_READY;
     }
+    hold_to_limit(e, c);
     /* Unscanned bytes wait as well as unread ones: the socket may be empty, and then nothing else brings this back. */
     if ((c->muted || c->in.len) && c->python == PY_NONE && !c->closing && c->tail - c->head < SLOTS_MAX / 2)
         conn_resume(e, c);
@@ -287,7 +336,7 @@ int nd_engine_conn_set(nd_engine *e, uint32_t idx, uint32_t gen, uint32_t resp, 
 
 /* ---- flush ---- */
 
-static void shrink(conn *c)
+static void shrink(nd_engine *e, conn *c)
 {
     if (c->out.cap > BUFFER_KEEP) {
         nd_reply_free(&c->out);
@@ -295,41 +344,42 @@ static void shrink(conn *c)
         c->out.resp = c->resp;
     }
     c->out.len = c->sent = 0;
+    c->took_us = e->now_us;
 }
 
-/* Returns false when the connection is gone. */
-static bool conn_flush(nd_engine *e, conn *c)
+static void close_unread(nd_engine *e, conn *c)
 {
+    e->m->output_limit_closed++;
+    nd_engine_note(e, ND_EVENT_OUTPUT_LIMIT, c->idx, unsent(c), "");
+    conn_close(e, c);
+}
+
+static void conn_flush(nd_engine *e, conn *c)
+{
+    if (!c->cut && !send_some(e, c)) {
+        conn_close(e, c);
+        return;
+    }
     size_t left = c->out.len - c->sent;
-    if (left) {
-        ssize_t n = send(c->fd, c->out.buf + c->sent, left, MSG_NOSIGNAL);
-        if (n < 0 && errno != EAGAIN && errno != EINTR) {
-            conn_close(e, c);
-            return false;
-        }
-        if (n > 0) {
-            c->sent += (size_t)n;
-            left -= (size_t)n;
-            e->m->bytes_out += (uint64_t)n;
-        }
+    if (c->cut || left > e->cfg.output_bytes_max) {
+        close_unread(e, c);
+        return;
     }
     if (left == 0) {
-        shrink(c);
+        shrink(e, c);
         if (c->closing && c->head == c->tail) {
             conn_close(e, c);
-            return false;
+            return;
         }
-    } else if (left > e->cfg.output_bytes_max) {
-        e->m->output_limit_closed++;
-        nd_engine_note(e, ND_EVENT_OUTPUT_LIMIT, c->idx, left, "");
-        conn_close(e, c);
-        return false;
+    }
+    if (c->full && conn_has_room(e, c)) {
+        c->full = false;
+        conn_resume(e, c);
     }
     if (c->watch_out != (left > 0)) {
         c->watch_out = left > 0;
         conn_watch(e, c);
     }
-    return true;
 }
 
 int nd_engine_flush(nd_engine *e, uint64_t now_us)
@@ -341,9 +391,7 @@ int nd_engine_flush(nd_engine *e, uint64_t now_us)
         if (!c || !c->dirty)
             continue;
         c->dirty = false;
-        if (!c->watch_out) /* a full socket says itself when it has room */
-            conn_flush(e, c);
-        else if (c->out.len - c->sent > e->cfg.output_bytes_max)
+        if (!c->watch_out || c->cut || unsent(c) > e->cfg.output_bytes_max) /* a full socket says itself when it has room */
             conn_flush(e, c);
     }
     e->dirty.n = 0;
@@ -376,6 +424,8 @@ int nd_engine_expire(nd_engine *e, uint64_t now_us)
         conn *c = e->conns[i];
         if (c && c->head != c->tail)
             conn_expire(e, c, now_ms);
+        if (c && c->full && c->out.len > c->sent && now_us - c->took_us > e->cfg.deadline_ms * 1000ull)
+            close_unread(e, c);
     }
     for (uint32_t i = 0; i < e->calls_n;) {
         call k = e->calls[i];

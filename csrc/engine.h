@@ -45,7 +45,7 @@ typedef struct nd_engine_cfg {
     uint64_t generation;          /* of this process */
     uint32_t connections_max;
     uint32_t deadline_ms;         /* a command unanswered for so long is answered DEADLINE or UNKNOWN */
-    uint64_t output_bytes_max;    /* a connection with more unsent output is closed */
+    uint64_t output_bytes_max;    /* >= 17 MiB; a pipeline waits before it, more owed or no progress for deadline_ms closes */
     uint64_t query_bytes_max;     /* a connection with more unscanned input is closed */
     uint64_t gather_bytes_max;    /* writes not yet applied; above it clients are not read */
     uint32_t moved;               /* 1: the shared port answers MOVED for foreign keys, 0: it forwards; worker ports always MOVED */

@@ -1,21 +1,11 @@
 /* engine_int.h: what engine.c, batch.c, conn.c, front.c and peer.c share. Nothing outside these five files includes it. */
 #ifndef ND_ENGINE_INT_H
 #define ND_ENGINE_INT_H
-#include "engine.h"
-#include "resp.h"
+#include "conn.h"
 
-#define SRC_LOCAL 0                /* a connection of this worker; 1..workers: a connection of worker src - 1 */
-#define CONN_CALL 0x80000000u      /* in place of a connection: a call made by Python, the low bits are its token */
 #define READ_BYTES 65536           /* one read of a socket */
-#define SLOTS_MAX 8192             /* commands of one connection in flight; above it the connection is not read */
+#define OUTPUT_PER_TURN 8388608    /* reply bytes made in one turn for pipelines, once for new input and once for input kept */
 #define PEER_MSG_BYTES 49152       /* commands or replies for a peer are cut into messages of about this size */
-
-/* Where a reply goes. */
-typedef struct dest {
-    uint32_t conn, gen, seq;
-    uint16_t src;
-    uint8_t resp;
-} dest;
 
 typedef struct op {
     dest to;
@@ -24,11 +14,6 @@ typedef struct op {
     uint32_t offset;
     const nd_cmdrow *row;
 } op;
-
-typedef struct bytes {
-    uint8_t *p;
-    size_t len, cap;
-} bytes;
 
 typedef struct batch {
     struct batch *next;
@@ -50,47 +35,6 @@ typedef struct group {
     batch *flying, *flying_last;   /* proposed, in log order */
     uint64_t applied, applied_term;
 } group;
-
-/* One source of commands whose reads must wait for its writes: a connection here, or one of a peer. */
-typedef struct origin {
-    uint32_t gen;
-    uint32_t pending;              /* writes not yet applied */
-    uint64_t vshards;              /* bit vShard % 64 of each of them; cleared when pending falls to 0 */
-} origin;
-
-typedef struct slot {
-    uint8_t state;                 /* SLOT_* */
-    bool write;
-    uint16_t peer;                 /* forwarded to worker peer - 1; 0 = here */
-    uint32_t start_ms;
-    uint32_t len;
-    union {
-        uint8_t small[20];
-        uint8_t *big;
-    } u;
-} slot;
-enum { SLOT_PENDING = 1, SLOT_READY = 2 };
-typedef struct conn {
-    int fd;
-    uint32_t idx;
-    origin origin;
-    uint8_t port_kind, resp;
-    bool readonly, dirty, closing, watch_out, muted, resuming;
-    uint8_t python;                /* PY_*: a command for Python stops the scan until it is answered */
-    bool queued;                   /* in the queue for Python */
-    nd_resp scan;
-    bytes in;                      /* bytes not yet scanned into commands */
-    nd_reply out;
-    size_t sent;                   /* of out */
-    slot *slots;                   /* ring of replies that are owed, seq % cap */
-    uint32_t slots_cap, head, tail;
-    nd_arg *py_argv;
-    uint8_t *py_bytes;
-    uint32_t py_argc;
-    char py_name[32];
-    uint64_t opened_us, last_us;
-} conn;
-enum { PY_NONE = 0, PY_WAITS = 1, PY_RUNS = 2 };
 
 typedef struct call_done {
     uint32_t token;
@@ -127,6 +71,7 @@ struct nd_engine {
     int epoll_fd;
     int listen_fd[2];
     uint64_t now_us, stamp;
+    size_t made;                   /* bytes of replies made since the turn, or its second half, began */
     int fatal;
     int refuse;                    /* text kind, -1 = none */
 
@@ -176,19 +121,6 @@ void run(nd_engine *e, const nd_cmdrow *row, uint32_t vshard, const nd_arg *argv
          nd_reply *reply);
 uint32_t decode_args(nd_engine *e, const uint8_t *p, size_t n, size_t *at);
 void batches_free(nd_engine *e);
-
-/* conn.c */
-conn *conn_new(nd_engine *e, int fd, uint32_t port_kind);
-void conn_close(nd_engine *e, conn *c);
-slot *conn_slot(nd_engine *e, conn *c, bool write, uint32_t peer_number);
-void conn_complete(nd_engine *e, conn *c, uint32_t seq, const uint8_t *p, size_t n);
-void conn_reply_text(nd_engine *e, conn *c, const char *error);
-void conn_dirty(nd_engine *e, conn *c);
-void conn_resume(nd_engine *e, conn *c);
-void conn_watch(nd_engine *e, conn *c);
-void conn_python(nd_engine *e, conn *c, const nd_cmdrow *row, const nd_arg *argv, uint32_t argc);
-void deliver(nd_engine *e, const dest *to, const uint8_t *p, size_t n);
-void deliver_text(nd_engine *e, const dest *to, const char *error);
 
 /* peer.c */
 void peer_forward(nd_engine *e, uint32_t worker, const nd_cmdrow *row, uint32_t vshard, const nd_arg *argv, uint32_t argc,

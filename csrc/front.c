@@ -161,9 +161,13 @@ static void protocol_error(nd_engine *e, conn *c)
     conn_dirty(e, c);
 }
 
-static bool may_scan(const conn *c)
+/* The room is looked at before each command: a pipeline's replies are never made for a connection that does not read them. */
+static bool may_scan(nd_engine *e, conn *c)
 {
-    return !c->closing && c->python == PY_NONE && c->tail - c->head < SLOTS_MAX;
+    if (c->closing || c->cut || c->python != PY_NONE || c->tail - c->head >= SLOTS_MAX)
+        return false;
+    c->full = !conn_has_room(e, c);
+    return !c->full;
 }
 
 /* The number of a header line "*12\r\n" or "$12\r\n" at *at, of at most 5 digits; -1 = anything else. */
@@ -224,7 +228,11 @@ static size_t scan(nd_engine *e, conn *c, uint8_t *p, size_t n)
 {
     size_t at = 0;
     uint32_t near = 0; /* commands whose rows were brought nearer and that are not done yet */
-    while (at < n && may_scan(c)) {
+    while (at < n && may_scan(e, c)) {
+        if (e->made > OUTPUT_PER_TURN) { /* others have their turn first */
+            conn_resume(e, c);
+            break;
+        }
         if (near == 0 && !nd_resp_partial(&c->scan))
             near = look_ahead(e, p + at, n - at);
         near -= near > 0;
@@ -300,10 +308,10 @@ static void client_event(nd_engine *e, conn *c, uint32_t events)
     if (events & EPOLLOUT)
         conn_dirty(e, c), c->watch_out = false, conn_watch(e, c);
     if (events & EPOLLIN) {
-        if (may_scan(c)) {
+        if (!c->resuming && may_scan(e, c)) {
             if (!read_some(e, c))
                 return;
-        } else {
+        } else if (!c->muted) {
             c->muted = true; /* level-triggered: leave it unread without being called for it */
             conn_watch(e, c);
         }
@@ -314,21 +322,21 @@ static void client_event(nd_engine *e, conn *c, uint32_t events)
 
 static void resume_all(nd_engine *e)
 {
-    uint32_t n = e->resume.n; /* what resumes again while we are here waits for the next turn */
-    for (uint32_t i = 0; i < n; i++) {
+    uint32_t n = e->resume.n, i = 0; /* what resumes again while we are here waits for the next turn */
+    for (; i < n && e->made <= OUTPUT_PER_TURN; i++) {
         conn *c = e->conns[e->resume.v[i]];
         if (!c || !c->resuming)
             continue;
         c->resuming = false;
         if (c->in.len)
             scan_kept(e, c);
-        if (c->muted && may_scan(c)) {
+        if (c->muted && !c->resuming && may_scan(e, c)) {
             c->muted = false;
             conn_watch(e, c);
         }
     }
-    memmove(e->resume.v, e->resume.v + n, (e->resume.n - n) * sizeof *e->resume.v);
-    e->resume.n -= n;
+    memmove(e->resume.v, e->resume.v + i, (e->resume.n - i) * sizeof *e->resume.v);
+    e->resume.n -= i;
 }
 
 /* ---- listening ---- */
@@ -375,10 +383,12 @@ void nd_engine_unlisten(nd_engine *e)
 static void poll_clients(nd_engine *e)
 {
     struct epoll_event events[EVENTS_PER_POLL];
+    e->made = 0;
     if (e->resume.n)
         resume_all(e);
+    e->made = 0; /* pipelines that go on do not use up the turn of those that begin */
     int n = epoll_wait(e->epoll_fd, events, EVENTS_PER_POLL, 0);
-    for (int i = 0; i < n; i++) {
+    for (int i = 0; i < n && e->made <= OUTPUT_PER_TURN; i++) { /* level-triggered: the rest is told again */
         uint32_t id = events[i].data.u32;
         if (id >= LISTENER) {
             accept_some(e, id & 0xFF);

@@ -63,7 +63,11 @@ class ClientsSection(Struct, frozen=True):
     output_bytes_max: Annotated[
         int,
         Meta(ge=1 * MIB, le=4 * GIB),
-        about("bytes", "one connection's unread replies; above it the connection is closed"),
+        about(
+            "bytes",
+            "one connection's unread replies; a pipeline waits before it, and a client that then reads nothing for "
+            "deadline_ms, or is owed more, is closed",
+        ),
     ] = 64 * MIB
     deadline_ms: Annotated[
         int, Meta(ge=10, le=600_000), about("ms", "a command not done by then is answered -DEADLINE or -UNKNOWN")
@@ -257,7 +261,7 @@ def relations(config: Config) -> Iterator[str]:
     clients, wal, store, ring, supervise = config.clients, config.wal, config.store, config.ring, config.supervise
     rules = (
         (clients.query_bytes_max >= ENTRY_BYTES_MAX, "[clients] query_bytes_max must hold the largest command, 17 MiB"),
-        (clients.output_bytes_max > VALUE_BYTES_MAX, "[clients] output_bytes_max must hold the largest value, 16 MiB"),
+        (clients.output_bytes_max >= ENTRY_BYTES_MAX, "[clients] output_bytes_max must hold the largest value, 17 MiB"),
         (
             wal.segment_bytes > ENTRY_BYTES_MAX + BATCH_BYTES_MAX,
             "[wal] segment_bytes must hold the largest entry, 17 MiB",

@@ -13,14 +13,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.process.node import Node
+from tests.process.node import Node, wait_for
 from tests.process.recorder import Recorder, longest_gap, shared_targets
 from tests.process.scene import GAP_SECONDS_MAX, new_node
-from tests.process.wire import Connection, ErrorReply, encode
+from tests.process.wire import Connection, ErrorReply, encode, slot, slot_ports
 from tools.bench.scrape import scrape
 
 OUTPUT_BYTES_MAX = 20 << 20
 UNREAD_REPLIES = 100
+MEMORY_BYTES_MAX = 300 << 20
+"""Of a worker in these tests: much less than the replies that nobody reads."""
 MUTATIONS = 300
 
 MALFORMED = [
@@ -132,22 +134,43 @@ def test_one_byte_at_a_time_is_a_whole_command(node: Node) -> None:
         assert link.call("GET", "slow") == b"writer"
 
 
-def test_slow_reader_is_cut_at_the_output_limit(node: Node) -> None:
-    value = b"v" * (OUTPUT_BYTES_MAX // 20)
+def output_limit_closed(node: Node) -> float:
+    return scrape(node.http_port).total("output_limit_closed_total")
+
+
+@pytest.mark.parametrize("owner", [True, False], ids=["own-core", "any-core"])
+def test_slow_reader_is_cut_at_the_output_limit(node: Node, owner: bool) -> None:
+    """A gibibyte of replies is asked for in one piece and not read: it is never made."""
+    value = b"v" * (10 << 20)
     with Connection(node.port) as link:
         assert link.call("SET", "big", value) == b"OK"
-    before = scrape(node.http_port).total("output_limit_closed_total")
-    with undisturbed(node), Connection(node.port, receive_buffer=4096) as reader:
-        with contextlib.suppress(ConnectionError, TimeoutError):
-            reader.socket.settimeout(2.0)
-            for _ in range(UNREAD_REPLIES):
-                reader.send(("GET", "big"))
+    port = slot_ports(node.port)[slot(b"big")] if owner else node.port
+    before = output_limit_closed(node)
+    with undisturbed(node), Connection(port, receive_buffer=4096) as reader:
+        reader.send(*[("GET", "big")] * UNREAD_REPLIES)
+        wait_for(lambda: output_limit_closed(node) > before, "the reader to be cut", 15.0)
         received = 0
         with contextlib.suppress(ConnectionResetError):
             while chunk := reader.socket.recv(1 << 20):
                 received += len(chunk)
         assert received < UNREAD_REPLIES * len(value), "the node sent everything: nothing was cut"
-    assert scrape(node.http_port).total("output_limit_closed_total") > before
+    peaks = [peak_bytes(pid) for role, pid in node.pids().items() if role.startswith("worker")]
+    assert max(peaks) < MEMORY_BYTES_MAX, f"{peaks}: replies were made for a client that does not read"
+
+
+def peak_bytes(pid: int) -> int:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+
+
+def test_a_pipeline_larger_than_the_output_limit_is_served_to_who_reads_it(node: Node) -> None:
+    value = b"v" * (10 << 20)
+    with Connection(node.port) as link:
+        assert link.call("SET", "big", value) == b"OK"
+    with undisturbed(node), Connection(slot_ports(node.port)[slot(b"big")]) as reader:
+        reader.send(*[("GET", "big")] * 30)
+        for _ in range(30):
+            assert reader.read() == value
 
 
 def test_unknown_commands_and_arities_use_the_words_of_redis(node: Node) -> None:
