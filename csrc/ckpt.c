@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <signal.h>
 #include <sys/eventfd.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <time.h>
@@ -214,6 +215,7 @@ static void *thread_main(void *arg)
 {
     nd_ckpt *c = arg;
     pid_t tid = (pid_t)syscall(SYS_gettid);
+    prctl(PR_SET_NAME, "nodedb-ckpt");
     setpriority(PRIO_PROCESS, (id_t)tid, 19);
     syscall(SYS_ioprio_set, IOPRIO_WHO_PROCESS, tid, IOPRIO_BEST_EFFORT_LOWEST);
     pthread_mutex_lock(&c->lock);

@@ -1,17 +1,18 @@
 /* metrics.h: the counters of one process, in shared memory.
  *
  * Written by one process with plain 64-bit stores, read by control at any time: each word is whole, a set of words is not.
- * Histograms have power-of-two buckets: bucket i counts values v with 2^(i-1) <= v < 2^i (bucket 0: v = 0); the last is open.
+ * Histograms have four buckets per power of two, so a bucket's bounds are at most 25 % apart: values 0 to 3 have one each, then
+ * v with 2^e <= v < 2^(e+1) is counted in bucket 4 (e - 1) + the two bits behind v's highest. The last is open.
  */
 #ifndef ND_METRICS_H
 #define ND_METRICS_H
 #include "nd.h"
 
 /* cffi:begin */
-#define ND_HIST_BUCKETS 32
+#define ND_HIST_BUCKETS 128
 typedef struct nd_hist {
     uint64_t count, sum;
-    uint64_t bucket[32];
+    uint64_t bucket[128];
 } nd_hist;
 
 typedef struct nd_metrics {
@@ -33,7 +34,7 @@ typedef struct nd_metrics {
     nd_hist command_us;           /* from parsed to reply written, sampled once per turn and batch */
     nd_hist wal_sync_us;
     nd_hist batch_commands;
-    nd_hist loop_stall_us;        /* lateness of the 10 ms timer */
+    nd_hist loop_stall_us;        /* lateness of a timer, see timer.h */
     nd_hist checkpoint_ms;
     nd_hist ring_depth_bytes;
 } nd_metrics;
@@ -47,7 +48,8 @@ void nd_hist_add(nd_hist *h, uint64_t v);
 
 static inline void nd_hist_add(nd_hist *h, uint64_t v)
 {
-    unsigned i = v == 0 ? 0 : 64 - (unsigned)__builtin_clzll(v);
+    unsigned high = v < 4 ? 1 : 63 - (unsigned)__builtin_clzll(v);
+    uint64_t i = v < 4 ? v : 4 * (high - 1) + (v >> (high - 2) & 3);
     h->count++;
     h->sum += v;
     h->bucket[i < ND_HIST_BUCKETS ? i : ND_HIST_BUCKETS - 1]++;

@@ -24,6 +24,7 @@ from nodedb_node.native.engine import Engine, EngineConfig
 from nodedb_node.native.page import Page
 from nodedb_node.native.ringset import NativeRingSet
 from nodedb_node.native.shm import SharedMemory, ring_all
+from nodedb_node.native.timer import LatenessTimer
 from nodedb_node.routing.places import groups_of_worker
 from nodedb_node.supervisor import child
 from nodedb_node.supervisor.boot import Boot
@@ -35,7 +36,7 @@ from workers.shard.checkpoint import Checkpointer
 from workers.shard.turn import Turns
 
 TICK_S = 0.1
-CHECKPOINT_TICK_S = 0.001  # while a checkpoint runs, the loop's lateness is what it must not spoil
+CHECKPOINT_TICK_US = 1_000  # while a checkpoint runs, the loop's lateness is what it must not spoil
 SWEEP_ROWS = 200
 HOUSEKEEP_ROWS = 2_000
 CHECKPOINT_ROWS = 500  # per millisecond: what a checkpoint left is cleared before the next one
@@ -81,12 +82,13 @@ class Worker:
         self.exit_code = 0
         self._again = False
         self._draining = False
-        self._tick_due = 0.0
+        self._tick_due_us = 0
         self._refused_ticks = 0
         self.shm = SharedMemory(boot.shm_fd)
         self.rings = NativeRingSet(self.shm, boot.process, boot.bell_fds, boot.config.ring.overflow_bytes)
         self.page = Page(self.shm)
         self.metrics = self.shm.metrics(boot.process)
+        self.lateness = LatenessTimer(native.histogram(self.metrics, "loop_stall_us"))
         self.groups = groups_of_worker(boot.worker, boot.groups, boot.workers)
 
     # ---- start and stop ----
@@ -110,8 +112,9 @@ class Worker:
         self.loop.add_reader(self.rings.bell, self.turns.on_bell)
         self.loop.add_reader(self.log.fd, self.turns.on_log)
         self.loop.add_reader(self.store.checkpoint_fd(), self._on_checkpoint)
+        self.loop.add_reader(self.lateness.fd, self._on_checkpoint_tick)
         self.loop.set_exception_handler(self._fail)
-        self._tick_due = self.loop.time()
+        self._tick_due_us = now_us()
         self._tick()
         self.turns.flush(now_us())  # lets peers ring
         self.loop.call_soon(self._serve)
@@ -133,6 +136,7 @@ class Worker:
             self.log.close(mark=True)
         self.engine.close()
         self.store.close()
+        self.lateness.close()
 
     def _engine(self) -> Engine:
         boot, clients = self.boot, self.boot.config.clients
@@ -222,7 +226,7 @@ class Worker:
 
     def committed(self) -> None:
         if self.checkpointer.maybe_begin(now_us()):
-            self.loop.call_later(CHECKPOINT_TICK_S, self._checkpoint_tick, self.loop.time() + CHECKPOINT_TICK_S)
+            self.lateness.start(CHECKPOINT_TICK_US)
         if self._draining:
             self._check_drained()
 
@@ -251,10 +255,9 @@ class Worker:
 
     def _tick(self) -> None:
         """Ten times a second: deadlines, expiry, bounded background work, figures."""
-        late_s = self.loop.time() - self._tick_due
         now = now_us()
         self.metrics.heartbeat_us = now
-        self._observe("loop_stall_us", max(0, int(late_s * 1e6)))
+        self._observe("loop_stall_us", max(0, now - self._tick_due_us))
         if self._refused_ticks:
             self._refused_ticks -= 1
             if self._refused_ticks == 0:  # the next write finds out
@@ -267,15 +270,14 @@ class Worker:
         self.committed()
         self.log.tick()
         self._copy_figures()
-        self._tick_due = self.loop.time() + TICK_S
-        self.loop.call_at(self._tick_due, self._tick)
+        self._tick_due_us = now_us() + int(TICK_S * 1e6)
+        self.loop.call_later(TICK_S, self._tick)
 
-    def _checkpoint_tick(self, due: float) -> None:
+    def _on_checkpoint_tick(self) -> None:
         """While a checkpoint runs: how late the loop is, and the checkpoint's own leavings."""
-        self._observe("loop_stall_us", max(0, int((self.loop.time() - due) * 1e6)))
-        if self.store.housekeep(CHECKPOINT_ROWS) or self.checkpointer.running:
-            due = self.loop.time() + CHECKPOINT_TICK_S
-            self.loop.call_at(due, self._checkpoint_tick, due)
+        self.lateness.observe()
+        if not self.store.housekeep(CHECKPOINT_ROWS) and not self.checkpointer.running:
+            self.lateness.stop()
 
     def _on_checkpoint(self) -> None:
         duration_ms = self.checkpointer.on_thread(now_us())

@@ -2,13 +2,14 @@
 
 Invariant: every metric of the registry is present in every scrape, in the registry's order, with its labels; a
 process that is gone keeps its counters' last values (they lie in shared memory) and has no usage samples. Buckets
-become cumulative ones whose bound is the power of two itself: a truncated duration v < 2^i came from a real one
-below 2^i. Reads nothing.
+become cumulative ones whose bound is the next bucket's start: a truncated duration below it came from a real one
+below it. Reads nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from itertools import accumulate
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -17,7 +18,7 @@ from nodedb_node.admin import registry
 from nodedb_node.admin.facts import NodeFacts, ProcessFacts, State
 from nodedb_node.admin.loops import LoopMetrics
 from nodedb_node.admin.readiness import readiness
-from nodedb_node.native.metrics import Histogram
+from nodedb_node.native.metrics import Histogram, bucket_of, bucket_start
 
 Samples = Iterable[tuple[list[str], float]]
 
@@ -114,15 +115,23 @@ def _histogram(metric: registry.Metric, workers: Iterable[ProcessFacts]) -> Metr
     for worker in workers:
         found = worker.counters.histograms[metric.source]
         family.add_metric(
-            [str(worker.worker)], cumulative(found, metric.exponents, metric.scale), found.sum * metric.scale
+            [str(worker.worker)],
+            cumulative(found, metric.exponents, metric.scale, metric.steps),
+            found.sum * metric.scale,
         )
     return family
 
 
-def cumulative(found: Histogram, exponents: range, scale: float) -> list[tuple[str, float]]:
-    """Prometheus buckets at 2^e for each exponent, then +Inf; what lies below the first bound is counted in it."""
-    bounds: list[tuple[str, float]] = []
-    for exponent in exponents:
-        bounds.append((format((1 << exponent) * scale, ".9g"), sum(found.buckets[: exponent + 1])))
-    bounds.append(("+Inf", sum(found.buckets)))
-    return bounds
+def cumulative(found: Histogram, exponents: range, scale: float, steps: int = 1) -> list[tuple[str, float]]:
+    """Prometheus buckets at 2^e for each exponent and, with 4 steps, at the quarters between them, then +Inf.
+
+    What lies below the first bound is counted in it.
+    """
+    first, last = bucket_of(1 << exponents[0]), bucket_of(1 << exponents[-1])
+    below = list(accumulate(found.buckets, initial=0))  # [i] = what lies in the buckets before i
+    if steps == 1:
+        wanted = [bucket_of(1 << exponent) for exponent in exponents]
+    else:
+        wanted = list(range(first, last + 1))
+    bounds = [(format(bucket_start(bucket) * scale, ".9g"), float(below[bucket])) for bucket in wanted]
+    return [*bounds, ("+Inf", float(below[-1]))]

@@ -34,6 +34,7 @@ class Metric(Struct, frozen=True, kw_only=True):
     labels: tuple[str, ...]
     scale: float = 1.0
     exponents: range = range(0)
+    steps: int = 1  # bounds per power of two, of a histogram: 1, or 4 where a p99 must be told within 25 %
 
     @property
     def family(self) -> str:
@@ -58,7 +59,7 @@ def _level(name: str, source: str, unit: str, text: str) -> Metric:
     return Metric(name=name, kind=Kind.GAUGE, unit=unit, help=text, source=source, labels=CORE)
 
 
-def _spread(name: str, source: str, unit: str, scale: float, exponents: range, text: str) -> Metric:
+def _spread(name: str, source: str, unit: str, scale: float, exponents: range, text: str, steps: int = 1) -> Metric:
     return Metric(
         name=name,
         kind=Kind.HISTOGRAM,
@@ -68,6 +69,7 @@ def _spread(name: str, source: str, unit: str, scale: float, exponents: range, t
         labels=CORE,
         scale=scale,
         exponents=exponents,
+        steps=steps,
     )
 
 
@@ -131,6 +133,7 @@ WORKER_METRICS: tuple[Metric, ...] = (
         1e-6,
         range(4, 24),
         "From a command parsed to its reply written; one sample per turn and batch.",
+        steps=4,
     ),
     _spread(
         "wal_sync_seconds",
@@ -139,6 +142,7 @@ WORKER_METRICS: tuple[Metric, ...] = (
         1e-6,
         range(4, 24),
         "From an append submitted to its bytes durable.",
+        steps=4,
     ),
     _spread("batch_commands", "batch_commands", "commands", 1.0, range(13), "Commands in a batch."),
     _spread(
@@ -147,7 +151,8 @@ WORKER_METRICS: tuple[Metric, ...] = (
         "seconds",
         1e-6,
         range(6, 24),
-        "How late a timer of the loop fired.",
+        "How late the loop looked at a timer: one of 1 ms while a checkpoint runs, one of 100 ms always.",
+        steps=4,
     ),
     _spread("checkpoint_seconds", "checkpoint_ms", "seconds", 1e-3, range(3, 20), "Duration of a checkpoint."),
     _spread(

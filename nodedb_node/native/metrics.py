@@ -23,8 +23,23 @@ _BLOCK_WORDS = struct.Struct(f"={BLOCK_BYTES // 8}Q")
 _HISTOGRAM_WORDS: int = ffi.sizeof(_HISTOGRAM) // 8
 
 
+STEPS = 4  # buckets per power of two
+
+
+def bucket_start(bucket: int) -> int:
+    """The smallest value that nd_hist_add counts in this bucket or a later one."""
+    octave, step = divmod(bucket, STEPS)
+    return bucket if octave == 0 else (STEPS + step) << (octave - 1)
+
+
+def bucket_of(value: int) -> int:
+    """Where nd_hist_add counts the value, were there no last bucket."""
+    octave = max(0, value.bit_length() - 2)
+    return value if octave == 0 else STEPS * octave + (value >> (octave - 1)) - STEPS
+
+
 class Histogram(Struct, frozen=True):
-    """Counts by power of two: buckets[i] holds v with 2^(i-1) <= v < 2^i, buckets[0] v = 0; the last is open."""
+    """Counts by size: buckets[i] holds v with bucket_start(i) <= v < bucket_start(i + 1); the last is open."""
 
     count: int
     sum: int
@@ -42,10 +57,10 @@ class Histogram(Struct, frozen=True):
         assert 0.0 <= share <= 1.0
         total = sum(self.buckets)
         seen = 0
-        for exponent, count in enumerate(self.buckets):
+        for bucket, count in enumerate(self.buckets):
             seen += count
             if total and seen >= share * total:
-                return (1 << exponent) - 1
+                return bucket_start(bucket + 1) - 1
         return 0
 
 

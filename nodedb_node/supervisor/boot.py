@@ -56,6 +56,12 @@ class Boot(Struct, frozen=True, kw_only=True):
         return self.process - 1
 
     @property
+    def background_cores(self) -> list[int]:
+        """Where threads of a pinned process belong that must not take its own core from it; empty = anywhere."""
+        own = self.pins[self.process]
+        return sorted({core for pin in self.pins for core in pin} - set(own)) if own else []
+
+    @property
     def worker_dir(self) -> str:
         """Holds wal/ and store/ of this worker; it exists."""
         return f"{self.layout_dir}/worker-{self.worker}"

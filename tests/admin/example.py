@@ -6,17 +6,17 @@ from typing import Any
 import msgspec
 
 from nodedb_node.admin.facts import Disk, Limits, NodeFacts, ProcessFacts, State, Usage
-from nodedb_node.native.metrics import HISTOGRAMS, WORDS, Block, Histogram
+from nodedb_node.native.metrics import HISTOGRAMS, WORDS, Block, Histogram, bucket_of
 
 MIB = 1 << 20
-EMPTY = Histogram(0, 0, (0,) * 32)
+EMPTY = Histogram(0, 0, (0,) * 128)
 
 
 def histogram(*values: int) -> Histogram:
     """What nd_hist_add makes of the values."""
-    buckets = [0] * 32
+    buckets = [0] * 128
     for value in values:
-        buckets[min(value.bit_length(), 31)] += 1
+        buckets[min(bucket_of(value), 127)] += 1
     return Histogram(len(values), sum(values), tuple(buckets))
 
 

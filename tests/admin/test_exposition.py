@@ -110,3 +110,8 @@ def test_a_disk_that_does_not_answer_leaves_its_sizes_out() -> None:
     found = samples(families(node(disk=None), ()))
     assert ("nodedb_disk_free_bytes", ()) not in found
     assert ("nodedb_disk_floor_bytes", ()) in found
+
+
+def test_four_steps_expose_the_quarters_between_powers_of_two() -> None:
+    found = cumulative(histogram(7, 8, 9, 10, 13, 16, 99), range(3, 5), 1.0, steps=4)
+    assert found == [("8", 1), ("10", 3), ("12", 4), ("14", 5), ("16", 5), ("+Inf", 7)]

@@ -13,7 +13,7 @@ import time
 from dataclasses import dataclass
 
 from tools.bench import pace
-from tools.bench.cells import Cell, Load, benchmark
+from tools.bench.cells import Cell, Load, benchmark, settle
 from tools.bench.scrape import Scrape, bound_of_percentile, scrape
 from tools.bench.servers import NodeServer
 
@@ -41,8 +41,10 @@ class CheckpointCost:
 
 def measure(node: NodeServer, fraction: float, seconds: float, load: Load) -> CheckpointCost:
     """The node must be running and filled."""
+    settle()  # what filling left behind is over
     full = benchmark(node, Cell("set", 1), load, 20_000)["rps"]
     full = benchmark(node, Cell("set", 1), load, int(full * load.seconds))["rps"]
+    settle()
     scrapes: list[Scrape] = []
 
     def watch(begun: float) -> None:

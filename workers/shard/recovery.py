@@ -13,6 +13,7 @@ from nodedb_node.native.engine import Engine
 from nodedb_node.native.store import Store, StoreConfig
 from nodedb_node.routing.places import vshards_of_group
 from nodedb_node.storage.onevoter import LogConfig, OneVoterLog, open_directory
+from nodedb_node.supervisor import child
 from nodedb_node.supervisor.boot import Boot
 
 MAP_BYTES = 64 * GIB  # address space, not memory; the store enlarges it between transactions
@@ -23,16 +24,16 @@ def open_store(boot: Boot, groups: list[Group]) -> Store:
     config = boot.config.store
     path = os.path.join(boot.worker_dir, "store")
     os.makedirs(path, exist_ok=True)
-    store = Store(
-        StoreConfig(
-            path=path,
-            map_bytes=MAP_BYTES,
-            dirty_bytes_max=config.dirty_bytes_max,
-            memory_bytes_max=memory_bytes_max(config, boot.workers),
-            txn_rows_max=config.txn_rows_max,
-            pause_us=config.pause_us,
-        )
+    rows = StoreConfig(
+        path=path,
+        map_bytes=MAP_BYTES,
+        dirty_bytes_max=config.dirty_bytes_max,
+        memory_bytes_max=memory_bytes_max(config, boot.workers),
+        txn_rows_max=config.txn_rows_max,
+        pause_us=config.pause_us,
     )
+    with child.in_background(boot):
+        store = Store(rows)
     for group in groups:
         for vshard in vshards_of_group(group, boot.groups):
             store.own(vshard, group)
