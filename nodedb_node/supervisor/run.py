@@ -65,6 +65,7 @@ def redistribute(config: Config, data: DataDir, workers: int) -> None:
     if workers > data.layout.groups:
         raise StartError(Exit.CONFIG, f"data directory {data.path} is for at most {data.layout.groups} workers")
     layout, directory = data.next_layout(workers)
+    processes = max(data.layout.workers, workers) + 1
     boot = Boot(
         role="worker",
         process=1,
@@ -79,8 +80,8 @@ def redistribute(config: Config, data: DataDir, workers: int) -> None:
         data_dir=data.path,
         layout_dir=data.layout_dir,
         ports=Ports("", 0, [], "", 0),
-        pins=[[]] * 2,
-        memory_nodes=[-1] * 2,
+        pins=[[]] * processes,
+        memory_nodes=[-1] * processes,
         shm_fd=-1,
         bell_fds=[],
         status_fd=-1,
