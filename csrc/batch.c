@@ -374,6 +374,11 @@ static void run_read(nd_engine *e, batch *b, const op *o)
 {
     if (dest_is_gone(e, &o->to))
         return;
+    if (peer_is_behind(e, &o->to)) { /* it cannot wait: it must not see what comes after it */
+        e->m->overload_refusals++;
+        deliver_text(e, &o->to, e->texts[ND_TEXT_OVERLOAD]);
+        return;
+    }
     size_t at = o->offset + 4;
     uint32_t argc = decode_args(e, b->reads.p, b->reads.len, &at);
     ND_ASSERT(argc);

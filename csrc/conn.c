@@ -98,8 +98,11 @@ static void hold_to_limit(nd_engine *e, conn *c)
 
 void conn_close(nd_engine *e, conn *c)
 {
-    for (uint32_t q = c->head; q != c->tail; q++)
-        slot_clear(c, &c->slots[q & (c->slots_cap - 1)]);
+    for (uint32_t q = c->head; q != c->tail; q++) {
+        slot *s = &c->slots[q & (c->slots_cap - 1)];
+        peer_answered(e, s);
+        slot_clear(c, s);
+    }
     close(c->fd); /* leaves the epoll set with its last descriptor */
     nd_resp_free(&c->scan);
     nd_reply_free(&c->out);
@@ -183,6 +186,7 @@ void conn_complete(nd_engine *e, conn *c, uint32_t seq, const uint8_t *p, size_t
     slot *s = &c->slots[seq & (c->slots_cap - 1)];
     if (s->state != SLOT_PENDING)
         return;
+    peer_answered(e, s);
     if (seq == c->head) {
         nd_reply_raw(&c->out, p, n);
         s->state = 0;

@@ -37,6 +37,7 @@ typedef struct slot {
     uint16_t peer;                 /* forwarded to worker peer - 1; 0 = here */
     uint32_t start_ms;
     uint32_t len;
+    uint32_t forwarded;            /* bytes of the command at its peer, counted in peer.outstanding while it is pending */
     union {
         uint8_t small[20];
         uint8_t *big;
@@ -49,6 +50,7 @@ typedef struct conn {
     origin origin;
     uint8_t port_kind, resp;
     bool readonly, dirty, closing, watch_out, muted, resuming;
+    uint16_t held;                 /* its next command waits for room at worker held - 1; 0 = it does not */
     bool full;                     /* has no room for a reply: not served until it reads */
     bool cut;                      /* above its output limit: gets nothing more, closed at the next flush */
     uint8_t python;                /* PY_*: a command for Python stops the scan until it is answered */

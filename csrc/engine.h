@@ -26,7 +26,6 @@
 /* cffi:begin */
 typedef struct nd_engine nd_engine;
 
-
 #define ND_TEXT_OVERLOAD 0
 #define ND_TEXT_NOSPACE 1
 #define ND_TEXT_UNKNOWN 2
@@ -47,6 +46,7 @@ typedef struct nd_engine_cfg {
     uint32_t deadline_ms;         /* a command unanswered for so long is answered DEADLINE or UNKNOWN */
     uint64_t output_bytes_max;    /* >= 17 MiB; a pipeline waits before it, more owed or no progress for deadline_ms closes */
     uint64_t query_bytes_max;     /* a connection with more unscanned input is closed */
+    uint64_t forward_bytes_max;   /* unanswered commands for one other worker: above it clients that send more wait */
     uint64_t gather_bytes_max;    /* writes not yet applied; above it clients are not read */
     uint32_t moved;               /* 1: the shared port answers MOVED for foreign keys, 0: it forwards; worker ports always MOVED */
 } nd_engine_cfg;

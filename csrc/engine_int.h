@@ -36,6 +36,11 @@ typedef struct group {
     uint64_t applied, applied_term;
 } group;
 
+typedef struct list {              /* of connection or group numbers */
+    uint32_t *v;
+    uint32_t n, cap;
+} list;
+
 typedef struct call_done {
     uint32_t token;
     uint8_t *p;
@@ -50,16 +55,16 @@ typedef struct call {
 } call;
 
 typedef struct peer {
-    bytes commands, replies;       /* of this turn, not yet in the ring */
+    bytes commands;                /* of this turn, not yet in the ring */
+    bytes replies;                 /* not yet in the ring, from replies_at on */
+    bytes waiting;                 /* its commands that we have no room for yet, from waiting_at on */
+    size_t replies_at, waiting_at;
+    uint32_t waiting_n;
+    uint64_t outstanding;          /* bytes of commands that it has not answered yet */
+    list held;                     /* connections whose next command waits until these are fewer */
     origin *origins;
     uint32_t origins_cap;
-    uint32_t commands_n;
 } peer;
-
-typedef struct list {              /* of connection or group numbers */
-    uint32_t *v;
-    uint32_t n, cap;
-} list;
 
 struct nd_engine {
     nd_engine_cfg cfg;
@@ -123,6 +128,11 @@ uint32_t decode_args(nd_engine *e, const uint8_t *p, size_t n, size_t *at);
 void batches_free(nd_engine *e);
 
 /* peer.c */
+size_t peer_command_bytes(const nd_arg *argv, uint32_t argc);
+bool peer_has_room(nd_engine *e, uint32_t worker, size_t bytes);    /* for a command of so many bytes more */
+void peer_hold(nd_engine *e, uint32_t worker, conn *c);             /* until it may have room */
+void peer_answered(nd_engine *e, slot *s);                          /* the slot's command no longer counts there */
+bool peer_is_behind(const nd_engine *e, const dest *to);            /* far too much waits for it already */
 void peer_forward(nd_engine *e, uint32_t worker, const nd_cmdrow *row, uint32_t vshard, const nd_arg *argv, uint32_t argc,
                   const dest *to);
 void peer_reply(nd_engine *e, const dest *to, const uint8_t *p, size_t n);

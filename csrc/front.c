@@ -86,13 +86,32 @@ static bool read_now(nd_engine *e, conn *c, const nd_cmdrow *row, uint32_t vshar
     return true;
 }
 
-static void keyed(nd_engine *e, conn *c, const nd_cmdrow *row, const nd_arg *argv, uint32_t argc)
+/* False: not now. The command stays in the input, and nothing after it is read. (Inline words are unescaped in place and cannot
+ * be scanned again: they are short, and always taken.) */
+static bool forward(nd_engine *e, conn *c, const nd_cmdrow *row, uint32_t worker, uint32_t vshard, const nd_arg *argv,
+                    uint32_t argc)
+{
+    size_t size = peer_command_bytes(argv, argc);
+    if (c->scan.want > 0 && !peer_has_room(e, worker, size)) {
+        peer_hold(e, worker, c);
+        return false;
+    }
+    dest to = {.conn = c->idx, .gen = c->origin.gen, .seq = c->tail, .src = SRC_LOCAL, .resp = c->resp};
+    slot *s = conn_slot(e, c, (row->flags & ND_CMD_WRITE) != 0, worker + 1);
+    s->forwarded = (uint32_t)size;
+    e->peers[worker].outstanding += size;
+    peer_forward(e, worker, row, vshard, argv, argc, &to);
+    return true;
+}
+
+/* False: not now, as above. */
+static bool keyed(nd_engine *e, conn *c, const nd_cmdrow *row, const nd_arg *argv, uint32_t argc)
 {
     uint32_t k = nd_cmdrow_key(row, argc, 0), slot_number = 0, vshard = ND_VSHARD_NONE;
     for (uint32_t n = 0; k; k = nd_cmdrow_key(row, argc, ++n)) {
         if (argv[k].len > ND_KEY_BYTES_MAX) {
             conn_reply_text(e, c, e->texts[ND_TEXT_KEY_TOO_LONG]);
-            return;
+            return true;
         }
         uint32_t s = nd_slot_of(argv[k].ptr, argv[k].len);
         if (vshard == ND_VSHARD_NONE) {
@@ -100,51 +119,51 @@ static void keyed(nd_engine *e, conn *c, const nd_cmdrow *row, const nd_arg *arg
             vshard = nd_vshard_of_slot(s);
         } else if (vshard != nd_vshard_of_slot(s)) {
             conn_reply_text(e, c, e->texts[ND_TEXT_CROSSSLOT]);
-            return;
+            return true;
         }
     }
     if (vshard == ND_VSHARD_NONE) {
         wrong_arity(e, c, row);
-        return;
+        return true;
     }
     uint32_t worker;
     if (!worker_of(e, vshard, &worker)) {
         conn_reply_text(e, c, e->texts[ND_TEXT_CLUSTERDOWN]);
-        return;
+        return true;
     }
-    bool here = worker == e->cfg.self;
-    if (!here && (c->port_kind == ND_PORT_WORKER || e->cfg.moved)) {
+    if (worker != e->cfg.self && (c->port_kind == ND_PORT_WORKER || e->cfg.moved)) {
         moved(e, c, slot_number, worker);
-        return;
+        return true;
     }
-    if (here && read_now(e, c, row, vshard, argv, argc))
-        return;
+    if (worker != e->cfg.self)
+        return forward(e, c, row, worker, vshard, argv, argc);
+    if (read_now(e, c, row, vshard, argv, argc))
+        return true;
     dest to = {.conn = c->idx, .gen = c->origin.gen, .seq = c->tail, .src = SRC_LOCAL, .resp = c->resp};
-    conn_slot(e, c, (row->flags & ND_CMD_WRITE) != 0, here ? 0 : worker + 1);
-    if (here)
-        submit(e, row, vshard, argv, argc, &to, &c->origin);
-    else
-        peer_forward(e, worker, row, vshard, argv, argc, &to);
+    conn_slot(e, c, (row->flags & ND_CMD_WRITE) != 0, 0);
+    submit(e, row, vshard, argv, argc, &to, &c->origin);
+    return true;
 }
 
-static void dispatch(nd_engine *e, conn *c, const nd_arg *argv, uint32_t argc)
+/* False: not now, as above. */
+static bool dispatch(nd_engine *e, conn *c, const nd_arg *argv, uint32_t argc)
 {
-    e->m->commands++;
     const nd_cmdrow *row = nd_cmdtab_find(e->tab, argv, argc);
     if (!row || (row->flags & ND_CMD_INTERNAL)) {
         unknown_command(e, c, argv, argc);
-        return;
+        return true;
     }
     if (row->arity >= 0 ? argc != (uint32_t)row->arity : argc < (uint32_t)-row->arity) {
         wrong_arity(e, c, row);
-        return;
+        return true;
     }
     if (row->flags & ND_CMD_PYTHON)
         conn_python(e, c, row, argv, argc);
     else if (row->flags & ND_CMD_FAST)
         answer_now(e, c, row, argv, argc);
     else
-        keyed(e, c, row, argv, argc);
+        return keyed(e, c, row, argv, argc);
+    return true;
 }
 
 /* ---- bytes of one connection ---- */
@@ -164,7 +183,7 @@ static void protocol_error(nd_engine *e, conn *c)
 /* The room is looked at before each command: a pipeline's replies are never made for a connection that does not read them. */
 static bool may_scan(nd_engine *e, conn *c)
 {
-    if (c->closing || c->cut || c->python != PY_NONE || c->tail - c->head >= SLOTS_MAX)
+    if (c->closing || c->cut || c->held || c->python != PY_NONE || c->tail - c->head >= SLOTS_MAX)
         return false;
     c->full = !conn_has_room(e, c);
     return !c->full;
@@ -243,9 +262,14 @@ static size_t scan(nd_engine *e, conn *c, uint8_t *p, size_t n)
             protocol_error(e, c);
             return n;
         }
+        if (c->scan.argc) { /* an empty line or array is no command */
+            if (!dispatch(e, c, c->scan.argv, c->scan.argc)) {
+                nd_resp_next(&c->scan); /* to be scanned from its first byte again */
+                break;
+            }
+            e->m->commands++;
+        }
         at += (size_t)used;
-        if (c->scan.argc) /* an empty line or array is no command */
-            dispatch(e, c, c->scan.argv, c->scan.argc);
         nd_resp_next(&c->scan);
     }
     return c->closing ? n : at;

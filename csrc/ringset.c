@@ -171,10 +171,9 @@ uint32_t nd_ringset_peer_state(const nd_ringset *set, uint32_t number)
     return peer_of(set, number)->state;
 }
 
-uint64_t nd_ringset_backlog(const nd_ringset *set, uint32_t number)
+uint64_t nd_ringset_queued(const nd_ringset *set, uint32_t number)
 {
-    const peer *p = peer_of(set, number);
-    return p->tx.head - p->tx.tail + p->waiting_bytes;
+    return peer_of(set, number)->waiting_bytes;
 }
 
 /* ---- sending ---- */

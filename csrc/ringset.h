@@ -59,8 +59,8 @@ int nd_ringset_sleep(nd_ringset *set);
 void nd_ringset_wake(nd_ringset *set, int rung);
 /* 1 = *ev filled; 0 = no (more) changes; -ESTALE = this process itself was declared dead: exit. */
 int nd_ringset_peer_event(nd_ringset *set, nd_peer_event *ev);
-/* The peer's state and bytes waiting for it (ring and overflow), as this process last saw them. */
+/* The peer's state as this process last saw it, and the bytes in its overflow queue: while there are any, room is told of. */
 uint32_t nd_ringset_peer_state(const nd_ringset *set, uint32_t peer);
-uint64_t nd_ringset_backlog(const nd_ringset *set, uint32_t peer);
+uint64_t nd_ringset_queued(const nd_ringset *set, uint32_t peer);
 /* cffi:end */
 #endif

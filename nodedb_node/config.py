@@ -148,7 +148,10 @@ class RingSection(Struct, frozen=True):
     overflow_bytes: Annotated[
         int,
         Meta(ge=1 * MIB, le=4 * GIB),
-        about("bytes", "waiting for a full ring, per peer; above it commands are -OVERLOAD"),
+        about(
+            "bytes",
+            "waiting for a full ring, per peer; clients whose commands for a peer are above half of it unanswered wait",
+        ),
     ] = 64 * MIB
 
 
@@ -267,7 +270,10 @@ def relations(config: Config) -> Iterator[str]:
             "[wal] segment_bytes must hold the largest entry, 17 MiB",
         ),
         (ring.bytes & (ring.bytes - 1) == 0, "[ring] bytes must be a power of two"),
-        (ring.overflow_bytes >= ENTRY_BYTES_MAX, "[ring] overflow_bytes must hold the largest entry, 17 MiB"),
+        (
+            ring.overflow_bytes >= 2 * ENTRY_BYTES_MAX,
+            "[ring] overflow_bytes must hold the largest entry twice, 34 MiB: half is for commands, half for replies",
+        ),
         (
             store.memory_bytes_max == "auto" or store.memory_bytes_max >= 2 * store.dirty_bytes_max,
             "[store] memory_bytes_max must be at least twice dirty_bytes_max: one half fills while one is written",

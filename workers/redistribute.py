@@ -92,6 +92,7 @@ def _engine(boot: Boot, store: Store) -> Engine:
         deadline_ms=boot.config.clients.deadline_ms,
         output_bytes_max=boot.config.clients.output_bytes_max,
         query_bytes_max=boot.config.clients.query_bytes_max,
+        forward_bytes_max=MIB,
         gather_bytes_max=MIB,
         moved=False,
     )

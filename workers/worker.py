@@ -149,6 +149,7 @@ class Worker:
             deadline_ms=clients.deadline_ms,
             output_bytes_max=clients.output_bytes_max,
             query_bytes_max=clients.query_bytes_max,
+            forward_bytes_max=boot.config.ring.overflow_bytes // 2,
             gather_bytes_max=GATHER_BYTES_MAX,
             moved=clients.mode == "moved",
         )

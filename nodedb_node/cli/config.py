@@ -20,10 +20,10 @@ What is unknown or wrong is refused with its place, what was expected and the ne
 `nodedb-node config lint FILE` checks without starting, `nodedb-node config print` shows what a node would run
 with.
 
-Relations between limits, checked at every start: `query_bytes_max` and `overflow_bytes` hold the largest command
-(17 MiB), `output_bytes_max` the largest value (16 MiB), `segment_bytes` the largest entry; `memory_bytes_max` >= 2
-x `dirty_bytes_max`; `backoff_first_ms` <= `backoff_max_ms`; `control_core` is not reserved. Sizes that belong to a
-format (key 64 KiB, value 16 MiB, entry 17 MiB, batch 1 MiB or 4096 commands) are not settings.
+Relations between limits, checked at every start: `query_bytes_max`, `output_bytes_max` and `segment_bytes` hold the
+largest command (17 MiB), `overflow_bytes` two of them; `memory_bytes_max` >= 2 x `dirty_bytes_max`;
+`backoff_first_ms` <= `backoff_max_ms`; `control_core` is not reserved. Sizes that belong to a format (key 64 KiB, value
+16 MiB, entry 17 MiB, batch 1 MiB or 4096 commands) are not settings.
 """
 
 

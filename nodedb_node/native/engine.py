@@ -66,6 +66,7 @@ class EngineConfig(NamedTuple):
     deadline_ms: int
     output_bytes_max: int
     query_bytes_max: int
+    forward_bytes_max: int
     gather_bytes_max: int
     moved: bool
 
@@ -116,6 +117,7 @@ class Engine:
         cfg.connections_max, cfg.deadline_ms = config.connections_max, config.deadline_ms
         cfg.output_bytes_max, cfg.gather_bytes_max = config.output_bytes_max, config.gather_bytes_max
         cfg.query_bytes_max, cfg.moved = config.query_bytes_max, config.moved
+        cfg.forward_bytes_max = config.forward_bytes_max
         out = ffi.new("nd_engine **")
         check(lib.nd_engine_new(cfg, store.handle, table, metrics, out), "engine")
         self.handle: Any = out[0]

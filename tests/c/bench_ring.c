@@ -72,7 +72,7 @@ static void one_way(nd_ringset *set, uint64_t count, uint32_t len, bool spin)
     for (uint64_t i = 0; i < count; i++) {
         if (i % TURN == 0)
             nd_ringset_publish_all(set);
-        while (nd_ringset_backlog(set, 2) > KIT_RING_BYTES * 4 || nd_ringset_push(set, 2, 1, i, &arg, 1) != 1)
+        while (nd_ringset_queued(set, 2) > KIT_RING_BYTES * 4 || nd_ringset_push(set, 2, 1, i, &arg, 1) != 1)
             nd_ringset_publish_all(set);
     }
     nd_ringset_push(set, 2, 3, 0, NULL, 0);

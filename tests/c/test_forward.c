@@ -14,7 +14,8 @@
 
 #define WORKERS 2u
 #define GROUPS 8u
-#define OVERFLOW_BYTES 20000000u
+#define OVERFLOW_BYTES 40000000u
+#define LARGE_READS 10
 
 typedef struct worker {
     uint32_t number;
@@ -75,7 +76,8 @@ static void worker_start(worker *w, uint32_t number, uint64_t generation)
                           .memory_bytes_max = 1ull << 32, .txn_rows_max = 1000};
     nd_engine_cfg cfg = {.self = number, .workers = WORKERS, .groups = GROUPS, .generation = generation,
                          .connections_max = 16, .deadline_ms = 4000, .output_bytes_max = 1ull << 32,
-                         .query_bytes_max = 64 << 20, .gather_bytes_max = 64 << 20};
+                         .query_bytes_max = 64 << 20, .gather_bytes_max = 32 << 20,
+                         .forward_bytes_max = OVERFLOW_BYTES / 2};
     ND_ASSERT(nd_store_open(&store, &w->store) == 0);
     for (uint32_t v = number * 512; v < (number + 1) * 512; v++)
         ND_ASSERT(nd_store_own(w->store, v, v * GROUPS / ND_VSHARDS) == 0);
@@ -331,7 +333,7 @@ static void large_replies_cross(void)
         say(&cs[i], "set", key_of(1 - i, 3), value, sizeof value);
     serve(ws, cs, 2, 1);
     for (uint32_t i = 0; i < 2; i++)
-        for (int k = 0; k < 20; k++)
+        for (int k = 0; k < LARGE_READS; k++)
             say(&cs[i], "get", key_of(1 - i, 3), NULL, 0);
     for (uint32_t i = 0; i < 2; i++) /* both read their clients before either looks at its ring */
         while (cs[i].sent < cs[i].out_len)
@@ -340,12 +342,87 @@ static void large_replies_cross(void)
         ND_ASSERT(nd_engine_poll(ws[i].engine, now_us, now_us / 1000 << 16, 0) >= 0);
     for (uint32_t i = 0; i < 2; i++)
         flush(&ws[i]);
-    serve(ws, cs, 2, 21);
+    serve(ws, cs, 2, LARGE_READS + 1);
     for (uint32_t i = 0; i < 2; i++) {
-        ND_ASSERT(memcmp(cs[i].in, "+OK\r\n$8000000\r\n", 15) == 0);
-        ND_ASSERT(kit_is(cs[i].in + 15, sizeof value, 5));
+        const size_t each = 10 + sizeof value + 2;
+        ND_ASSERT(cs[i].in_len == 5 + LARGE_READS * each && memcmp(cs[i].in, "+OK\r\n", 5) == 0);
+        for (size_t k = 0; k < LARGE_READS; k++) {
+            ND_ASSERT(memcmp(cs[i].in + 5 + k * each, "$8000000\r\n", 10) == 0);
+            ND_ASSERT(kit_is(cs[i].in + 15 + k * each, sizeof value, 5));
+        }
         client_end(&cs[i]);
     }
+    end_both(ws);
+}
+
+#define LARGE_WRITES 7
+
+/* A client that says more than its peer may owe answers for, and the peer does not answer: the client is not read on. */
+static client hold_back(worker *ws)
+{
+    static uint8_t value[8000000];
+    client c = connect_to(&ws[0]);
+    for (uint32_t i = 0; i < LARGE_WRITES; i++)
+        say(&c, "set", key_of(1, i), value, sizeof value);
+    ws[1].stopped = true;
+    for (int still = 0; still < 20;) {
+        int moved = client_io(&c) + turn_if_called(&ws[0], 0) + turn_if_called(&ws[1], 0);
+        still = moved ? 0 : still + 1;
+    }
+    ND_ASSERT(replies(&c) == 0 && c.sent < c.out_len);
+    ND_ASSERT(nd_engine_pending(ws[1].engine) == 2);  /* 16 MB of 20; a third does not fit */
+    return c;
+}
+
+static void large_writes_wait_for_room(void)
+{
+    worker ws[WORKERS];
+    start_both(ws);
+    client c = hold_back(ws);
+    client other = connect_to(&ws[0]);                /* of the same worker, with nothing for the crowded one */
+    say(&other, "set", key_of(0, 1), "v", 1);
+    serve_one(&ws[0], &other, 1);
+    client_end(&other);
+    ws[1].stopped = false;
+    ws[1].more = true;
+    serve(ws, &c, 1, LARGE_WRITES);
+    for (uint32_t i = 0; i < LARGE_WRITES; i++)
+        ND_ASSERT(memcmp(c.in + 5 * i, "+OK\r\n", 5) == 0);
+    client_end(&c);
+    end_both(ws);
+}
+
+static void death_ends_the_wait_for_room(void)
+{
+    worker ws[WORKERS];
+    start_both(ws);
+    client c = hold_back(ws);
+    worker_end(&ws[1]);
+    kit_died(&the_kit, 2);
+    serve_one(&ws[0], &c, LARGE_WRITES);
+    ND_ASSERT(memcmp(c.in, "-UNKNOWN\r\n-UNKNOWN\r\n-TRYAGAIN\r\n", 31) == 0);
+    client_end(&c);
+    nd_shm_proc_started(the_kit.shm, 2, 1);
+    worker_start(&ws[1], 1, 2);
+    end_both(ws);
+}
+
+/* What was sent is answered by its deadline, and that makes room. */
+static void the_deadline_ends_the_wait_for_room(void)
+{
+    worker ws[WORKERS];
+    start_both(ws);
+    client c = hold_back(ws);
+    now_us += 5000000;
+    ND_ASSERT(nd_engine_expire(ws[0].engine, now_us) & ND_TURN_MORE);
+    ws[0].more = true;
+    while (replies(&c) < 2)
+        ND_ASSERT(client_io(&c) + turn_if_called(&ws[0], 0) + turn_if_called(&ws[1], 0));
+    ws[1].stopped = false;
+    ws[1].more = true;
+    serve(ws, &c, 1, LARGE_WRITES);
+    ND_ASSERT(memcmp(c.in, "-UNKNOWN\r\n-UNKNOWN\r\n+OK\r\n", 25) == 0);
+    client_end(&c);
     end_both(ws);
 }
 
@@ -434,6 +511,9 @@ int main(void)
     order_over_both_workers();
     a_long_pipeline_of_foreign_reads();
     large_replies_cross();
+    large_writes_wait_for_room();
+    death_ends_the_wait_for_room();
+    the_deadline_ends_the_wait_for_room();
     one_reply_larger_than_the_queue();
     death_answers_what_is_in_flight();
     a_former_lifes_call();
