@@ -16,6 +16,7 @@ import msgspec
 
 from nodedb_node._native import lib
 from nodedb_node.config import Config, HttpSection
+from nodedb_node.native.shm import ring_all
 from nodedb_node.supervisor.boot import Boot, encode
 from nodedb_node.supervisor.ports import Reservation
 from nodedb_node.supervisor.shared import Shared
@@ -79,9 +80,10 @@ class Stage:
             os.close(descriptor)
 
     def worker_ready(self, number: int) -> None:
-        """What a worker's start does to shared memory."""
+        """What a worker's start does to shared memory, and the bells it rings."""
         self.shared.started(number + 1, self.workers[number].pid)
         self.shared.memory.ready(number + 1, [0, 0, 0, 0])
+        ring_all(self.shared.bells)
         block = self.block(number)
         block.wal_backend = lib.ND_WALIO_THREAD
         block.heartbeat_us = now_us() + WAIT_SECONDS * 1_000_000
