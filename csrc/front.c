@@ -228,15 +228,19 @@ static uint32_t look_ahead(nd_engine *e, uint8_t *p, size_t n)
 {
     uint64_t place[LOOK_AHEAD];
     uint32_t vshard[LOOK_AHEAD], seen = 0, worker;
-    nd_arg key;
-    for (size_t at = 0; seen < LOOK_AHEAD && peek_key(p, n, &at, &key); seen++) {
-        vshard[seen] = nd_vshard_of_slot(nd_slot_of(key.ptr, key.len));
-        if (!worker_of(e, vshard[seen], &worker) || worker != e->cfg.self)
-            vshard[seen] = ND_VSHARD_NONE;
+    nd_arg key[LOOK_AHEAD];
+    for (size_t at = 0; seen < LOOK_AHEAD && peek_key(p, n, &at, &key[seen]);)
+        seen++;
+    if (seen < 2)
+        return seen; /* nothing to do meanwhile: the command itself is as quick */
+    for (uint32_t i = 0; i < seen; i++) {
+        vshard[i] = nd_vshard_of_slot(nd_slot_of(key[i].ptr, key[i].len));
+        if (!worker_of(e, vshard[i], &worker) || worker != e->cfg.self)
+            vshard[i] = ND_VSHARD_NONE;
         else
-            place[seen] = nd_store_prefetch(e->store, vshard[seen], &key);
+            place[i] = nd_store_prefetch(e->store, vshard[i], &key[i]);
     }
-    for (uint32_t i = 0; i < seen && seen > 1; i++)
+    for (uint32_t i = 0; i < seen; i++)
         if (vshard[i] != ND_VSHARD_NONE)
             nd_store_prefetch_row(e->store, vshard[i], place[i]);
     return seen;
