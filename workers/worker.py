@@ -36,6 +36,7 @@ from workers.shard.checkpoint import Checkpointer
 from workers.shard.turn import Turns
 
 TICK_S = 0.1
+CALM_TICKS = 10
 CHECKPOINT_TICK_US = 1_000  # while a checkpoint runs, the loop's lateness is what it must not spoil
 SWEEP_ROWS = 200
 HOUSEKEEP_ROWS = 2_000
@@ -83,6 +84,9 @@ class Worker:
         self._again = False
         self._draining = False
         self._tick_due_us = 0
+        self._turns_seen = 0
+        self._calm_ticks = 0
+        self._unfinished = False
         self._refused_ticks = 0
         self.shm = SharedMemory(boot.shm_fd)
         self.rings = NativeRingSet(self.shm, boot.process, boot.bell_fds, boot.config.ring.overflow_bytes)
@@ -255,7 +259,7 @@ class Worker:
     # ---- timers ----
 
     def _tick(self) -> None:
-        """Ten times a second: deadlines, expiry, bounded background work, figures."""
+        """Ten times a second: heartbeat, deadlines, and what else there is to do."""
         now = now_us()
         self.metrics.heartbeat_us = now
         self._observe("loop_stall_us", max(0, now - self._tick_due_us))
@@ -264,15 +268,25 @@ class Worker:
             if self._refused_ticks == 0:  # the next write finds out
                 self.engine.refuse_writes(-1)
         self.turns.after(self.engine.expire(now))
-        if self.store.read_stats().rows_with_expiry:
+        turns, self._turns_seen = self._turns_seen, self.metrics.turns
+        calm = turns == self._turns_seen and not self._unfinished and not self._draining
+        self._calm_ticks = self._calm_ticks + 1 if calm else 0
+        if self._calm_ticks % CALM_TICKS == 0:
+            self._background(now)
+        self._tick_due_us = now_us() + int(TICK_S * 1e6)
+        self.loop.call_later(TICK_S, self._tick)
+
+    def _background(self, now: int) -> None:
+        """Expiry, bounded background work, figures; every CALM_TICKS ticks while nobody asks and nothing is left."""
+        expiring = self.store.read_stats().rows_with_expiry > 0
+        if expiring:
             self.engine.sweep(self.turns.read_stamp(), now, SWEEP_ROWS)
             self.turns.propose()
-        self.store.housekeep(HOUSEKEEP_ROWS)
+        worked = self.store.housekeep(HOUSEKEEP_ROWS) > 0
         self.committed()
         self.log.tick()
         self._copy_figures()
-        self._tick_due_us = now_us() + int(TICK_S * 1e6)
-        self.loop.call_later(TICK_S, self._tick)
+        self._unfinished = expiring or worked or self.log.busy
 
     def _on_checkpoint_tick(self) -> None:
         """While a checkpoint runs: how late the loop is, and the checkpoint's own leavings."""
