@@ -6,8 +6,9 @@ Invariants: one synced LMDB transaction per change, so a crash leaves the state 
 without it was never in use and may be filled again; a catalog with it is never bootstrapped again and never accepts
 another identity or an older generation.
 
-Opened by the control process only, through py-lmdb and always with the 0.9 engine (`lib_version=0`): the wheel
-carries the 1.0 engine too, whose file format the 0.9 library under the workers' stores cannot read. It deliberately
+Opened by the control process, through py-lmdb and always with the 0.9 engine (`lib_version=0`): the wheel
+carries the 1.0 engine too, whose file format the 0.9 library under the workers' stores cannot read. The verb `cert`
+may open it beside control: LMDB lets one process write at a time, and control asks for the generation. It deliberately
 never maps the file writable (a full disk would then be a SIGBUS) and holds nothing that the workers' logs hold.
 World file.
 """
@@ -23,10 +24,12 @@ import lmdb
 import msgspec
 
 from nodedb_node.errors import Exit, StartError
+from nodedb_node.metadata.securitycatalog import CatalogSecurity
 
 FORMAT = 1
 ENGINE_MAJOR = 0
 MAP_BYTES = 64 << 20
+TABLES_MAX = 8
 NAME_BYTES_MAX = 255
 VALUE_BYTES_MAX = 64 << 10
 
@@ -71,7 +74,7 @@ class Catalog:
             environment = lmdb.open(
                 str(path),
                 map_size=MAP_BYTES,
-                max_dbs=2,
+                max_dbs=TABLES_MAX,
                 max_readers=16,
                 mode=0o600,
                 writemap=False,
@@ -151,6 +154,10 @@ class Catalog:
         """Forget one setting, durably; False when it was not set."""
         with self._environment.begin(db=self._settings, write=True) as change:
             return change.delete(name.encode())
+
+    def security(self) -> CatalogSecurity:
+        """The certificates of the cluster; shares this catalog's file and life."""
+        return CatalogSecurity(self._environment)
 
     def _get(self, table: lmdb._Database, key: bytes) -> bytes | None:
         with self._environment.begin(db=table) as view:

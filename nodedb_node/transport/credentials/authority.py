@@ -15,6 +15,7 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
@@ -51,7 +52,11 @@ class SigningKey:
     @classmethod
     def load(cls, der: bytes) -> SigningKey:
         """From PKCS 8, DER; ValueError when it is not a private key of P-256."""
-        key = load_der_private_key(der, password=None)
+        return cls.of(load_der_private_key(der, password=None))
+
+    @classmethod
+    def of(cls, key: PrivateKeyTypes) -> SigningKey:
+        """A key of the library's; ValueError when it is not one of P-256."""
         if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP256R1):
             raise ValueError("not a private key of P-256")
         return cls(key)
@@ -59,6 +64,15 @@ class SigningKey:
     def der(self) -> bytes:
         """PKCS 8, not encrypted: the caller wraps it or writes it where only the node can read."""
         return self._key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
+
+    def pem(self) -> bytes:
+        """PKCS 8 as text, not encrypted: for a file that only the node can read."""
+        return self._key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+    @property
+    def private(self) -> ec.EllipticCurvePrivateKey:
+        """The library's key, for a TLS configuration."""
+        return self._key
 
     def request(self, name: str) -> bytes:
         """A signing request (PKCS 10, DER): proves that we hold the key; its name is for people alone."""

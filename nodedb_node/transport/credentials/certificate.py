@@ -9,11 +9,13 @@ signed it, whether it is valid now and whose it is, is judged in verify.py.
 from __future__ import annotations
 
 import hashlib
+import warnings
 from typing import TypeVar
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.utils import CryptographyDeprecationWarning
 from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID, SignatureAlgorithmOID
 from msgspec import Struct
 
@@ -67,7 +69,8 @@ def parse_leaf(der: bytes) -> Leaf | Refusal:
     if len(der) > CERTIFICATE_BYTES_MAX:
         return Refusal(Reason.MALFORMED, f"{len(der)} bytes, at most {CERTIFICATE_BYTES_MAX} are read")
     try:
-        return _parsed(x509.load_der_x509_certificate(der))
+        with warnings.catch_warnings(action="ignore", category=CryptographyDeprecationWarning):
+            return _parsed(x509.load_der_x509_certificate(der))
     except Exception as error:  # noqa: BLE001 - hostile bytes: any failure of the library to read them is a refusal
         return Refusal(Reason.MALFORMED, f"not a certificate: {type(error).__name__}")
 
@@ -79,8 +82,8 @@ def _parsed(certificate: x509.Certificate) -> Leaf | Refusal:
     if certificate.signature_algorithm_oid != SignatureAlgorithmOID.ECDSA_WITH_SHA256:
         name = certificate.signature_algorithm_oid.dotted_string
         return Refusal(Reason.WRONG_ALGORITHM, f"signed by algorithm {name}, not ECDSA with SHA-256")
-    if certificate.version is not x509.Version.v3:
-        return Refusal(Reason.MALFORMED, "not of version 3")
+    if certificate.version is not x509.Version.v3 or certificate.serial_number <= 0:
+        return Refusal(Reason.MALFORMED, "not of version 3 with a positive serial number")
     refusal = _usage(certificate.extensions)
     if refusal is not None:
         return refusal

@@ -17,10 +17,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from msgspec import Struct
 
 from nodedb_node.ids import ClusterId, NodeId
+from nodedb_node.metadata.security import AUTHORITIES_MAX
 from nodedb_node.transport.credentials.certificate import fingerprint
-
-AUTHORITIES_MAX = 4  # two while one is rotated; more only when rotations were left unfinished
-PINS_MAX = 4  # of one node: one, or two while it renews
 
 
 class TrustError(ValueError):
@@ -41,6 +39,7 @@ class Authority(Struct, frozen=True, kw_only=True):
 
     certificate: x509.Certificate
     der: bytes
+    crl: bytes  # DER
     fingerprint: bytes
     subject: bytes
     not_before_s: int
@@ -94,6 +93,7 @@ def authority(der: bytes, crl: bytes) -> Authority:
     return Authority(
         certificate=certificate,
         der=der,
+        crl=crl,
         fingerprint=fingerprint(der),
         subject=certificate.subject.public_bytes(),
         not_before_s=int(certificate.not_valid_before_utc.timestamp()),

@@ -1,0 +1,98 @@
+"""The SecurityStore of one node: rows in a table of its catalog.
+
+Invariant: one synced transaction per `change`; the generation is checked and moved in the same transaction as the
+rows, so processes that write at the same time cannot both succeed on one state, and a crash leaves all of a change or
+nothing. It decides nothing: security.py does. Rows of one key format are read by every later version; unknown fields
+are skipped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import lmdb
+import msgspec
+
+from nodedb_node.errors import Exit, StartError
+from nodedb_node.metadata.security import (
+    EMPTY,
+    AuthorityRow,
+    Change,
+    LeafRow,
+    NodeRow,
+    SecurityState,
+    apply_all,
+)
+
+_TABLE = b"security"
+_GENERATION = b"generation"
+_AUTHORITY, _LEAF, _NODE = b"authority/", b"leaf/", b"node/"
+
+
+class CatalogSecurity:
+    """See SecurityStore. One thread at a time; several processes may share the file."""
+
+    def __init__(self, environment: lmdb.Environment) -> None:
+        self._environment = environment
+        self._table = environment.open_db(_TABLE)
+        self._read = EMPTY
+
+    def generation(self) -> int:
+        with self._environment.begin(db=self._table) as view:
+            return _generation(view)
+
+    def read(self) -> SecurityState:
+        with self._environment.begin(db=self._table) as view:
+            return self._state(view)
+
+    def change(self, expected: int, changes: Sequence[Change]) -> SecurityState:
+        with self._environment.begin(db=self._table, write=True) as transaction:
+            before = self._state(transaction)
+            after = apply_all(before, expected, changes)
+            old, new = rows(before), rows(after)
+            for key in old.keys() - new.keys():
+                transaction.delete(key)
+            for key, row in new.items():
+                if old.get(key) != row:
+                    transaction.put(key, row)
+        self._read = after
+        return after
+
+    def _state(self, view: lmdb.Transaction) -> SecurityState:
+        if _generation(view) != self._read.generation:
+            with view.cursor() as cursor:
+                found = {bytes(key): bytes(row) for key, row in cursor}
+            try:
+                self._read = state(found)
+            except msgspec.DecodeError as error:
+                line = f"the catalog's certificates are damaged ({error}); restore the whole directory from a backup"
+                raise StartError(Exit.DATA, line) from error
+        return self._read
+
+
+def _generation(view: lmdb.Transaction) -> int:
+    found = view.get(_GENERATION)
+    return 0 if found is None else msgspec.msgpack.decode(bytes(found), type=int)
+
+
+def rows(of: SecurityState) -> dict[bytes, bytes]:
+    """A state as keys and values."""
+    encode = msgspec.msgpack.encode
+    found = {_AUTHORITY + key: encode(row) for key, row in of.authorities.items()}
+    found |= {_LEAF + serial.encode(): encode(row) for serial, row in of.leaves.items()}
+    found |= {_NODE + node_id.encode(): encode(row) for node_id, row in of.nodes.items()}
+    return found | {_GENERATION: encode(of.generation)}
+
+
+def state(found: dict[bytes, bytes]) -> SecurityState:
+    """What `rows` made."""
+    decode = msgspec.msgpack.decode
+    authorities = [decode(row, type=AuthorityRow) for key, row in found.items() if key.startswith(_AUTHORITY)]
+    leaves = [decode(row, type=LeafRow) for key, row in found.items() if key.startswith(_LEAF)]
+    nodes = [decode(row, type=NodeRow) for key, row in found.items() if key.startswith(_NODE)]
+    return SecurityState(
+        generation=decode(found.get(_GENERATION, b"\0"), type=int),
+        authorities={row.fingerprint: row for row in authorities},
+        leaves={row.serial: row for row in leaves},
+        nodes={row.node_id: row for row in nodes},
+    )
