@@ -81,6 +81,18 @@ class HttpSection(Struct, frozen=True):
     port: Annotated[Port, about("port", "0 = any free one")] = 6480
 
 
+class PeersSection(Struct, frozen=True):
+    """Connections between the nodes of a cluster."""
+
+    security: Annotated[
+        Literal["mtls", "insecure"],
+        about("choice", "mtls = every peer shows a certificate; insecure = nobody is checked, nothing is encrypted"),
+    ] = "mtls"
+    certificate_days: Annotated[
+        int, Meta(ge=1, le=825), about("days", "a node's certificate; renewed after two thirds, without an operator")
+    ] = 30
+
+
 class CpuSection(Struct, frozen=True):
     """Which cores the node uses, and how."""
 
@@ -189,6 +201,7 @@ class Config(Struct, frozen=True):
     node: NodeSection = NodeSection()
     clients: ClientsSection = ClientsSection()
     http: HttpSection = HttpSection()
+    peers: PeersSection = PeersSection()
     cpu: CpuSection = CpuSection()
     wal: WalSection = WalSection()
     store: StoreSection = StoreSection()

@@ -15,7 +15,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from nodedb_node.admin import registry
-from nodedb_node.admin.facts import NodeFacts, ProcessFacts, State
+from nodedb_node.admin.facts import NodeFacts, PeerFacts, ProcessFacts, State
 from nodedb_node.admin.loops import LoopMetrics
 from nodedb_node.admin.readiness import readiness
 from nodedb_node.native.metrics import Histogram, bucket_of, bucket_start
@@ -42,6 +42,7 @@ class NodeCollector(Collector):
 def families(facts: NodeFacts, loops: tuple[LoopMetrics, ...]) -> Iterator[Metric]:
     """Every family of the registry."""
     yield from _node(facts)
+    yield from _peers(facts.peers)
     for metric in registry.PROCESS_METRICS:
         yield _simple(metric, _process_samples(metric, facts.processes))
     for metric in registry.WORKER_METRICS:
@@ -68,6 +69,18 @@ def _node(facts: NodeFacts) -> Iterator[Metric]:
         disk = [(registry.DISK_SIZE, facts.disk.size_bytes), (registry.DISK_FREE, facts.disk.free_bytes), *disk]
     for metric, value in disk:
         yield _simple(metric, [([], value)])
+
+
+def _peers(peers: PeerFacts) -> Iterator[Metric]:
+    values = {
+        registry.PEERS_INSECURE: int(peers.insecure),
+        registry.PEERS_INSECURE_WARNINGS: peers.insecure_warnings,
+        registry.PEER_CERTIFICATE: peers.certificate_not_after_s,
+        registry.PEER_LIST: peers.list_next_update_s,
+        registry.PEER_AUTHORITIES: peers.authorities,
+        registry.PEER_TRUST_GENERATION: peers.trust_generation,
+    }
+    return (_simple(metric, [([], value)]) for metric, value in values.items())
 
 
 def _simple(metric: registry.Metric, samples: Samples) -> Metric:

@@ -80,6 +80,17 @@ class Limits(Struct, frozen=True, kw_only=True):
     stall_ms: int
 
 
+class PeerFacts(Struct, frozen=True, kw_only=True):
+    """How peers know each other. Times are seconds since 1970, 0 = there is none (insecure, or not made yet)."""
+
+    insecure: bool = False
+    insecure_warnings: int = 0
+    certificate_not_after_s: int = 0
+    list_next_update_s: int = 0
+    authorities: int = 0
+    trust_generation: int = 0
+
+
 class NodeFacts(Struct, frozen=True, kw_only=True):
     """One node at one moment. `now_us` and `started_us` are CLOCK_BOOTTIME, `wall_ms` is milliseconds since 1970."""
 
@@ -101,6 +112,7 @@ class NodeFacts(Struct, frozen=True, kw_only=True):
     control: ProcessFacts
     workers: tuple[ProcessFacts, ...]
     limits: Limits
+    peers: PeerFacts = PeerFacts()
 
     @property
     def uptime_seconds(self) -> float:

@@ -215,6 +215,36 @@ DISK_FREE = _node("disk_free_bytes", "bytes", "Space a node may still use on the
 DISK_FLOOR = _node("disk_floor_bytes", "bytes", "Free space below which writes are refused.")
 NODE_METRICS: tuple[Metric, ...] = (INFO, READY, READY_CHECK, START_TIME, DISK_SIZE, DISK_FREE, DISK_FLOOR)
 
+PEERS_INSECURE = _node("peers_insecure", "1", "1 while peers are not checked and nothing between nodes is encrypted.")
+PEERS_INSECURE_WARNINGS = Metric(
+    name="peers_insecure_warnings",
+    kind=Kind.COUNTER,
+    unit="warnings",
+    help="Warnings that peers are not checked: one at the start and one each minute.",
+    source="insecure_warnings",
+    labels=(),
+)
+PEER_CERTIFICATE = _node(
+    "peer_certificate_not_after_seconds", "seconds", "When this node's certificate ends, seconds since 1970; 0 = none."
+)
+PEER_LIST = _node(
+    "peer_revocation_list_next_update_seconds",
+    "seconds",
+    "When the revocation list that is due first must have been replaced, seconds since 1970; 0 = none.",
+)
+PEER_AUTHORITIES = _node("peer_authorities", "authorities", "Authorities that are trusted: 1, or 2 during a rotation.")
+PEER_TRUST_GENERATION = _node(
+    "peer_trust_generation", "1", "Number of the state of certificates, pins and lists that peers are judged by."
+)
+PEER_METRICS: tuple[Metric, ...] = (
+    PEERS_INSECURE,
+    PEERS_INSECURE_WARNINGS,
+    PEER_CERTIFICATE,
+    PEER_LIST,
+    PEER_AUTHORITIES,
+    PEER_TRUST_GENERATION,
+)
+
 LOOP = ("loop",)
 LOOP_RUNS = Metric(
     name="loop_runs",
@@ -242,4 +272,4 @@ LOOP_ERRORS = Metric(
 )
 LOOP_METRICS: tuple[Metric, ...] = (LOOP_RUNS, LOOP_SECONDS, LOOP_ERRORS)
 
-ALL: tuple[Metric, ...] = NODE_METRICS + PROCESS_METRICS + WORKER_METRICS + LOOP_METRICS
+ALL: tuple[Metric, ...] = NODE_METRICS + PEER_METRICS + PROCESS_METRICS + WORKER_METRICS + LOOP_METRICS

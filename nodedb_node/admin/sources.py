@@ -11,7 +11,7 @@ import os
 import time
 
 from nodedb_node import __version__
-from nodedb_node.admin.facts import Disk, Limits, Lives, NodeFacts, ProcessFacts, State, Usage
+from nodedb_node.admin.facts import Disk, Limits, Lives, NodeFacts, PeerFacts, ProcessFacts, State, Usage
 from nodedb_node.ids import CONTROL, Process, process_name
 from nodedb_node.routing.places import VSHARDS, groups_of_worker
 from nodedb_node.supervisor.boot import Boot
@@ -26,7 +26,7 @@ def boottime_us() -> int:
 
 
 class Sources:
-    """The readers of one control process; `draining` is set by it."""
+    """The readers of one control process; `draining` and `peers` are set by it."""
 
     def __init__(self, boot: Boot, lives: Lives) -> None:
         self._boot = boot
@@ -34,6 +34,7 @@ class Sources:
         self._usages: dict[int, tuple[int, Usage | None]] = {}
         self._groups = [len(groups_of_worker(worker, boot.groups, boot.workers)) for worker in range(boot.workers)]
         self.draining = False
+        self.peers = PeerFacts()
 
     def facts(self, *, usage: bool) -> NodeFacts:
         """Everything now; what processes use only with `usage`."""
@@ -62,6 +63,7 @@ class Sources:
                 dirty_bytes_max=config.store.dirty_bytes_max,
                 stall_ms=config.supervise.stall_ms,
             ),
+            peers=self.peers,
         )
 
     def _process(self, process: Process, now_us: int, usage: bool) -> ProcessFacts:

@@ -7,7 +7,6 @@ from starting or its promises from holding. Judgements are examine.py's, this fi
 
 from __future__ import annotations
 
-import fcntl
 import os
 import resource
 import shutil
@@ -28,6 +27,7 @@ from nodedb_node.native import wal
 from nodedb_node.native.walio import IoConfig, Walio
 from nodedb_node.storage.onevoter import BUFFER_BYTES
 from nodedb_node.supervisor import pinplan
+from nodedb_node.supervisor.datadir import holder
 from nodedb_node.supervisor.ports import Reservation
 
 SYNCS = 64
@@ -106,23 +106,9 @@ def _directory(wanted: str, place: str) -> Finding:
     if not os.access(place, os.W_OK | os.X_OK):
         return examine.failed("directory", f"{place} cannot be written", "choose another with --data-dir, or its owner")
     kind = examine.file_system(_read("/proc/self/mountinfo") or "", os.path.realpath(place))
-    if place == path and _locked(path):
+    if place == path and holder(path):
         return examine.warned("directory", f"{path} is in use by a running node", "ask that node: nodedb-node status")
     return examine.directory(path, place == path, kind)
-
-
-def _locked(path: str) -> bool:
-    try:
-        descriptor = os.open(os.path.join(path, "LOCK"), os.O_RDWR | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return False
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(descriptor)
 
 
 def _nearest(path: str) -> str:

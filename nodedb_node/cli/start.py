@@ -16,6 +16,7 @@ from nodedb_node.supervisor.run import run
 @click.option("--port", metavar="N", help="Redis protocol, shared by all workers (default 6379)")
 @click.option("--worker-port", metavar="N", help="Redis protocol, worker i on N + i (default 7000)")
 @click.option("--http-port", metavar="N", help="health and metrics (default 6480)")
+@click.option("--peers", metavar="HOW", help='mtls (default), or "insecure": nobody is checked, nothing is encrypted')
 @click.option("--workers", metavar="N", help='worker processes, or "auto" (default: allowed cores - 1)')
 @click.option("--log-level", metavar="LEVEL", help="debug, info, warning or error (default info)")
 def command(config_file: str | None, **options: str | None) -> int:
@@ -30,6 +31,7 @@ KEYS = {
     "port": ("clients", "port"),
     "worker_port": ("clients", "worker_port"),
     "http_port": ("http", "port"),
+    "peers": ("peers", "security"),
     "workers": ("cpu", "workers"),
     "log_level": ("log", "level"),
 }

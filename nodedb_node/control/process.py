@@ -23,6 +23,7 @@ from nodedb_node.admin.loops import LoopRegistry
 from nodedb_node.admin.sources import Sources, boottime_us
 from nodedb_node.admin.status import Document, document
 from nodedb_node.control.memory import Memory
+from nodedb_node.control.peersecurity import PeerSecurity, wall_s
 from nodedb_node.control.server import AdminServer
 from nodedb_node.errors import Exit, StartError
 from nodedb_node.ids import Process
@@ -58,6 +59,8 @@ class Control:
         """Start everything, serve until SIGTERM, drain, end."""
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._stop.set)
         with self._claimed() as catalog:
+            self._peers = PeerSecurity(catalog.security(), self._boot, self._loops.add("credentials"))
+            self._sources.peers = self._peers.open(wall_s())
             server = AdminServer(application(self._endpoints()), self._listening())
             await server.start()
             ticking = asyncio.create_task(self._tick())
@@ -106,6 +109,7 @@ class Control:
         """Heartbeat every second; every few of them a sample, so that rates cover the last five to ten seconds."""
         while True:
             self._memory.beat(boottime_us())
+            self._sources.peers = self._peers.tick(wall_s())
             if self._ticks % SAMPLE_TICKS == 0:
                 self._sample()
             self._ticks += 1

@@ -102,6 +102,21 @@ def _refusal(path: str, error: OSError) -> StartError:
     return StartError(code, f"data directory {path} cannot be used: {reason}; choose another with --data-dir")
 
 
+def holder(path: str) -> str | None:
+    """The process id of the node that runs on this directory; None when none does."""
+    try:
+        fd = os.open(os.path.join(path, "LOCK"), os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return None
+    except BlockingIOError:
+        return os.pread(fd, 32, 0).decode(errors="replace").strip() or "?"
+    finally:
+        os.close(fd)
+
+
 def _lock(path: str) -> int:
     try:
         os.makedirs(path, mode=0o700, exist_ok=True)

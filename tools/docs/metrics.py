@@ -22,6 +22,7 @@ Alert rules over these names are in [alerts.yml](alerts.yml), what to do about t
 
 PARTS = (
     ("The node", registry.NODE_METRICS),
+    ("Peers", registry.PEER_METRICS),
     ("Processes", registry.PROCESS_METRICS),
     ("Workers", registry.WORKER_METRICS),
     ("Loops of the control process", registry.LOOP_METRICS),

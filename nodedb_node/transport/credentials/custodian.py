@@ -66,6 +66,18 @@ class Custodian:
         self._decide(lambda state: [] if state.authorities else self._founding(now_s))
         return self._store.generation() != before
 
+    def register(self) -> None:
+        """Tell the node's sealing key, where it is another than before: what is sealed from now on can be opened."""
+        public = self._sealing.public
+
+        def decide(state: SecurityState) -> Sequence[Change]:
+            node = state.nodes.get(self._node_id)
+            if node is None or node.sealing_key == public:
+                return []
+            return [RegisterSealingKey(self._node_id, public)]
+
+        self._decide(decide)
+
     def issue(self, request_der: bytes, node_id: NodeId, now_s: int) -> LeafRow:
         """A certificate for the key of a signing request; RequestError when the request is refused. The same key gets
         the certificate that it has, while that is neither due nor of an authority that no longer issues."""
@@ -153,6 +165,8 @@ class Custodian:
         def decide(state: SecurityState) -> Sequence[Change]:
             changes: list[Change] = []
             for row in state.authorities.values():
+                if self._node_id not in row.wrapped:
+                    continue  # another node makes its lists
                 issuer = x509.load_der_x509_certificate(row.certificate)
                 if now_s >= list_due_s(trust.revocations(issuer, row.crl).next_update_s):
                     number, crl = self._list(state, row, now_s)

@@ -17,7 +17,7 @@ from nodedb_node.transport.credentials.files import CredentialFiles
 from nodedb_node.transport.credentials.reasons import Refusal
 from nodedb_node.transport.credentials.schedule import renewal_due_s
 from nodedb_node.transport.credentials.trust import Trust
-from nodedb_node.transport.credentials.verify import Expected, verify_peer
+from nodedb_node.transport.credentials.verify import Expected, PeerIdentity, verify_peer
 
 RELOAD_S = 5  # every process of the node has read a new Trust by then: they look every second
 LOOK_S = 60  # dates are looked at this often
@@ -64,13 +64,19 @@ class Keeper:
             self._acknowledge(now_s)
             return ""
         self._looked_s = now_s
-        self.custodian.maintain(now_s)
+        self._publish_changed(now_s)
+        self.custodian.register()
         reason = self.renewal(now_s)
         if reason:
             self.renew(now_s)
+            self._publish_changed(now_s)
+        self.custodian.maintain(now_s)
+        self._publish_changed(now_s)
+        return reason
+
+    def _publish_changed(self, now_s: int) -> None:
         if self._store.generation() != self._written:
             self.publish(now_s)
-        return reason
 
     def _acknowledge(self, now_s: int) -> None:
         """Once all processes have had the time to read what was written."""
@@ -80,12 +86,8 @@ class Keeper:
 
     def renewal(self, now_s: int) -> str:
         """Why the node's certificate must be made anew; nothing while it need not."""
-        held = self._files.certificate()
-        if held is None:
-            return "the node has no certificate"
-        trusted = self.custodian.trust()
-        found = verify_peer([held.der], trusted, now_s, Expected(self._node_id))
-        if isinstance(found, Refusal):
+        found = self._judged(now_s)
+        if not isinstance(found, PeerIdentity):
             return f"peers would refuse it, {found}"
         row = self._store.read().leaves.get(f"{found.serial:x}")
         if row is None:
@@ -96,6 +98,15 @@ class Keeper:
         if issuing is not None and issuing.fingerprint != row.issuer:
             return "another authority issues now"
         return ""
+
+    def refusal(self, now_s: int) -> str:
+        """What peers would say to this node; nothing when they would let it in."""
+        found = self._judged(now_s)
+        return str(found) if isinstance(found, Refusal) else ""
+
+    def _judged(self, now_s: int) -> PeerIdentity | Refusal:
+        held = self._files.certificate()
+        return verify_peer([held.der] if held else [], self.custodian.trust(), now_s, Expected(self._node_id))
 
     def renew(self, now_s: int) -> LeafRow:
         """Another key and certificate; peers accept both until the old one's pin is dropped."""
