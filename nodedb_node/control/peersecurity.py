@@ -10,6 +10,7 @@ names and dates.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 from nodedb_node import log
 from nodedb_node.admin.facts import PeerFacts
@@ -20,7 +21,8 @@ from nodedb_node.metadata.security import ChangeRefused, SecurityStore
 from nodedb_node.supervisor.boot import Boot
 from nodedb_node.transport.credentials.authority import DAY_S
 from nodedb_node.transport.credentials.files import CredentialFiles
-from nodedb_node.transport.credentials.keeper import Keeper, View
+from nodedb_node.transport.credentials.keeper import Keeper
+from nodedb_node.transport.credentials.live import InsecureCredentials, LiveCredentials
 from nodedb_node.transport.credentials.trust import TrustError
 
 WARNED_S = 60
@@ -33,15 +35,24 @@ def wall_s() -> int:
     return time.time_ns() // 1_000_000_000
 
 
+def credentials(boot: Boot, clock: Callable[[], int]) -> LiveCredentials | InsecureCredentials:
+    """What a process of this node shows to peers and judges them by; every process has its own."""
+    if boot.config.peers.security == "insecure":
+        return InsecureCredentials(ClusterId(boot.cluster_id), NodeId(boot.node_id), clock())
+    return LiveCredentials(CredentialFiles(boot.data_dir), clock)
+
+
 class PeerSecurity:
-    """Of one control process."""
+    """Of one control process; `credentials` are those of its own lane."""
 
     def __init__(self, store: SecurityStore, boot: Boot, loop: LoopMetrics) -> None:
         self._store = store
         self._boot = boot
         self._loop = loop
         self._insecure = boot.config.peers.security == "insecure"
+        self._files = CredentialFiles(boot.data_dir)
         self._keeper: Keeper | None = None
+        self.credentials = credentials(boot, wall_s)
         self._facts = PeerFacts(insecure=self._insecure)
         self._warned_s = 0
         self._warnings = 0
@@ -53,9 +64,8 @@ class PeerSecurity:
             return self._warn(now_s)
         boot = self._boot
         days = boot.config.peers.certificate_days
-        files = CredentialFiles(boot.data_dir)
         try:
-            keeper = Keeper(self._store, files, ClusterId(boot.cluster_id), NodeId(boot.node_id), days * DAY_S)
+            keeper = Keeper(self._store, self._files, ClusterId(boot.cluster_id), NodeId(boot.node_id), days * DAY_S)
             if keeper.custodian.found(now_s):
                 log.info("the cluster's certificate authority was made", cluster=boot.cluster_id)
             self._keeper = keeper
@@ -66,7 +76,7 @@ class PeerSecurity:
             raise StartError(Exit.DATA, f"the node cannot have a certificate: {error}") from error
         if refusal:
             raise StartError(Exit.DATA, f"peers would refuse this node, {refusal}; the log says why it is not renewed")
-        self._look(keeper.view())
+        self._reload()
         return self._facts
 
     def tick(self, now_s: int) -> PeerFacts:
@@ -85,20 +95,24 @@ class PeerSecurity:
             reason = self._keeper.tick(now_s)
             if reason:
                 log.info("the node's certificate was renewed", why=reason)
-            if self._store.generation() != self._facts.trust_generation or reason:
-                self._look(self._keeper.view())
+            self._reload()
         except (ChangeRefused, TrustError, StartError, OSError) as error:
             self._failed_s = now_s
             self._loop.failed(error)
             log.error("the node's certificate is not kept up", why=error)
         self._loop.ran(time.perf_counter() - began)
 
-    def _look(self, view: View) -> None:
+    def _reload(self) -> None:
+        """Take over what was written, as every process of the node does."""
+        assert isinstance(self.credentials, LiveCredentials), "insecure mode has nothing to read"
+        if not self.credentials.reload():
+            return
+        trusted = self.credentials.trust
         self._facts = PeerFacts(
-            certificate_not_after_s=view.not_after_s,
-            list_next_update_s=view.list_next_update_s,
-            authorities=view.authorities,
-            trust_generation=view.generation,
+            certificate_not_after_s=int(self.credentials.own().certificate.not_valid_after_utc.timestamp()),
+            list_next_update_s=min(found.revocations.next_update_s for found in trusted.authorities),
+            authorities=len(trusted.authorities),
+            trust_generation=trusted.generation,
         )
 
     def _warn(self, now_s: int) -> PeerFacts:

@@ -7,11 +7,8 @@ call: the key that waits for a certificate is kept, and the same key gets the sa
 
 from __future__ import annotations
 
-from msgspec import Struct
-
 from nodedb_node.ids import ClusterId, NodeId
 from nodedb_node.metadata.security import KeyRevoked, LeafRow, SecurityStore
-from nodedb_node.transport.credentials.certificate import parse_leaf
 from nodedb_node.transport.credentials.custodian import Custodian
 from nodedb_node.transport.credentials.files import CredentialFiles
 from nodedb_node.transport.credentials.reasons import Refusal
@@ -21,16 +18,6 @@ from nodedb_node.transport.credentials.verify import Expected, PeerIdentity, ver
 
 RELOAD_S = 5  # every process of the node has read a new Trust by then: they look every second
 LOOK_S = 60  # dates are looked at this often
-
-
-class View(Struct, frozen=True, kw_only=True):
-    """For metrics: the state of one node's credentials. Times are seconds since 1970."""
-
-    generation: int
-    authorities: int
-    not_after_s: int  # of the node's certificate
-    list_next_update_s: int  # of the list that is due first
-    members: int
 
 
 class Keeper:
@@ -127,15 +114,3 @@ class Keeper:
         self._files.write_trust(trusted)
         self._written, self._written_s = trusted.generation, now_s
         return trusted
-
-    def view(self) -> View:
-        trusted = self.custodian.trust()
-        held = self._files.certificate()
-        leaf = None if held is None else parse_leaf(held.der)
-        return View(
-            generation=trusted.generation,
-            authorities=len(trusted.authorities),
-            not_after_s=0 if leaf is None or isinstance(leaf, Refusal) else leaf.not_after_s,
-            list_next_update_s=min(found.revocations.next_update_s for found in trusted.authorities),
-            members=len(trusted.membership.pins),
-        )

@@ -2,7 +2,7 @@
 
 Invariant: a Trust that exists is whole: one cluster, at least one authority, each an authority of the form that
 authority.py makes, each with a revocation list that it signed itself. It never changes; another one takes its place,
-with a higher generation (keyring.py). A revocation list that is past its nextUpdate still counts, for everything it
+with a higher generation (live.py). A revocation list that is past its nextUpdate still counts, for everything it
 says: refusing every peer then would keep the nodes from ever agreeing on a new one; it is warned of instead, and what
 it may lack, a pin or a membership that was taken away, is judged from elsewhere.
 """

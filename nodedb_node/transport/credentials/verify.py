@@ -4,7 +4,7 @@ Invariant: a pure function of what the peer showed, what we trust, the time and 
 peer's bytes and lets in nobody by default: whatever is not known is refused. The chain must be one leaf, alone or with
 the authority's own certificate, that one of our authorities signed; its name must be of this cluster and of the node
 expected; the node must be a member and not removed; and its key must be one that was issued to it. Every peer is
-judged again when the Trust changes (keyring.py), and by date when its certificate ends (`PeerIdentity.until_s`).
+judged again when the Trust changes (live.py), and by date when its certificate ends (`PeerIdentity.until_s`).
 
 It deliberately knows no lanes, hellos or epochs: a node that is not a member yet (one that our membership does not
 know, with a valid certificate and no tombstone) is told apart by `known`, and let in only when asked for.
