@@ -76,6 +76,7 @@ def _peers(peers: PeerFacts) -> Iterator[Metric]:
         registry.PEERS_INSECURE: int(peers.insecure),
         registry.PEERS_INSECURE_WARNINGS: peers.insecure_warnings,
         registry.PEER_CERTIFICATE: peers.certificate_not_after_s,
+        registry.PEER_AUTHORITY: peers.authority_not_after_s,
         registry.PEER_LIST: peers.list_next_update_s,
         registry.PEER_AUTHORITIES: peers.authorities,
         registry.PEER_TRUST_GENERATION: peers.trust_generation,

@@ -86,6 +86,7 @@ class PeerFacts(Struct, frozen=True, kw_only=True):
     insecure: bool = False
     insecure_warnings: int = 0
     certificate_not_after_s: int = 0
+    authority_not_after_s: int = 0
     list_next_update_s: int = 0
     authorities: int = 0
     trust_generation: int = 0

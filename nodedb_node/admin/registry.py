@@ -227,6 +227,11 @@ PEERS_INSECURE_WARNINGS = Metric(
 PEER_CERTIFICATE = _node(
     "peer_certificate_not_after_seconds", "seconds", "When this node's certificate ends, seconds since 1970; 0 = none."
 )
+PEER_AUTHORITY = _node(
+    "peer_authority_not_after_seconds",
+    "seconds",
+    "When the authority that ends last ends, seconds since 1970; 0 = none.",
+)
 PEER_LIST = _node(
     "peer_revocation_list_next_update_seconds",
     "seconds",
@@ -240,6 +245,7 @@ PEER_METRICS: tuple[Metric, ...] = (
     PEERS_INSECURE,
     PEERS_INSECURE_WARNINGS,
     PEER_CERTIFICATE,
+    PEER_AUTHORITY,
     PEER_LIST,
     PEER_AUTHORITIES,
     PEER_TRUST_GENERATION,

@@ -110,6 +110,7 @@ class PeerSecurity:
         trusted = self.credentials.trust
         self._facts = PeerFacts(
             certificate_not_after_s=int(self.credentials.own().certificate.not_valid_after_utc.timestamp()),
+            authority_not_after_s=max(found.not_after_s for found in trusted.authorities),
             list_next_update_s=min(found.revocations.next_update_s for found in trusted.authorities),
             authorities=len(trusted.authorities),
             trust_generation=trusted.generation,

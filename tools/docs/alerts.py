@@ -50,6 +50,25 @@ ALERTS = (
         "at this rate writes are refused within a day",
     ),
     Alert(
+        "NodedbPeersInsecure", "{peers_insecure} == 1", 5, "warning",
+        "nodes are not checked and nothing between them is encrypted",
+    ),
+    Alert(
+        "NodedbCertificateEnds",
+        "{peer_certificate_not_after_seconds} > 0 and {peer_certificate_not_after_seconds} - time() < 5 * 86400",
+        60, "critical", "the node's certificate ends within five days: it should have been renewed long ago",
+    ),
+    Alert(
+        "NodedbAuthorityEnds",
+        "{peer_authority_not_after_seconds} > 0 and {peer_authority_not_after_seconds} - time() < 90 * 86400",
+        60, "warning", "the cluster's certificate authority ends within 90 days",
+    ),
+    Alert(
+        "NodedbRevocationsStale",
+        "{peer_revocation_list_next_update_seconds} > 0 and {peer_revocation_list_next_update_seconds} < time()",
+        5, "warning", "a revocation list was not replaced in time: newer revocations are not known to this node",
+    ),
+    Alert(
         "NodedbSlowSyncs", _p99("wal_sync_seconds") + " > 0.05", 10, "warning",
         "log syncs of worker {{ $labels.core }} take above 50 ms (p99): the disk is slow or shared",
     ),

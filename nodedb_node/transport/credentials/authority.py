@@ -160,10 +160,10 @@ def issue(signer: Signer, key: ec.EllipticCurvePublicKey, name: SpiffeId, now_s:
 def make_list(signer: Signer, number: int, revoked: Iterable[tuple[int, int]], now_s: int) -> bytes:
     """The authority's revocation list, DER: `revoked` are pairs (serial, since when); numbers only rise."""
     builder = x509.CertificateRevocationListBuilder().issuer_name(signer.certificate.subject)
-    builder = builder.last_update(_time(now_s - SKEW_S)).next_update(_time(now_s + LIST_S))
+    builder = builder.last_update(time_of(now_s - SKEW_S)).next_update(time_of(now_s + LIST_S))
     builder = builder.add_extension(x509.CRLNumber(number), critical=False)
     for serial, since_s in revoked:
-        row = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(_time(since_s))
+        row = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(time_of(since_s))
         builder = builder.add_revoked_certificate(row.build())
     return signer.key.sign_list(builder)
 
@@ -177,8 +177,8 @@ def _builder(
         .issuer_name(issuer)
         .public_key(key)
         .serial_number(x509.random_serial_number())
-        .not_valid_before(_time(begins_s))
-        .not_valid_after(_time(ends_s))
+        .not_valid_before(time_of(begins_s))
+        .not_valid_after(time_of(ends_s))
     )
 
 
@@ -201,5 +201,6 @@ def _name(text: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
 
 
-def _time(seconds: int) -> datetime.datetime:
+def time_of(seconds: int) -> datetime.datetime:
+    """As the library wants it."""
     return datetime.datetime.fromtimestamp(seconds, datetime.UTC)

@@ -44,6 +44,8 @@ from nodedb_node.transport.credentials.sealing import SealError, SealingKey, aut
 from nodedb_node.transport.credentials.trust import Membership, Trust
 
 ATTEMPTS = 8  # of a change that another process overtakes
+CLOCK_FLOOR_S = 1_735_689_600  # 2025: what is dated before was dated by a clock that nobody had set
+LEAF_S_MIN = 3_600
 
 Decision = Callable[[SecurityState], Sequence[Change]]
 
@@ -90,7 +92,9 @@ class Custodian:
             issuer = state.issuing()
             if issuer is None:
                 raise ChangeRefused("there is no authority yet: nodedb-node cert init")
-            der = authority.issue(self._signer(issuer), key, name, now_s, self._leaf_s)
+            signer = self._signer(issuer)
+            _check_dates(signer, now_s)
+            der = authority.issue(signer, key, name, now_s, self._leaf_s)
             return [Tidy(now_s), RecordLeaf(leaf_row(der, issuer.fingerprint, node_id, now_s))]
 
         row = self._held(self._decide(decide), node_id, spki, now_s)
@@ -215,6 +219,10 @@ class Custodian:
         return [RegisterSealingKey(self._node_id, public), AddAuthority(row)]
 
     def _new_authority(self, now_s: int, keepers: dict[str, bytes]) -> AuthorityRow:
+        if now_s < CLOCK_FLOOR_S:
+            raise ChangeRefused(
+                f"the clock says {authority.time_of(now_s):%Y-%m-%d}: set it before keys are made by it"
+            )
         signer = authority.make_authority(self._cluster_id, SigningKey.make(), now_s)
         mark = fingerprint(signer.der)
         return AuthorityRow(
@@ -270,6 +278,16 @@ def _keepers(state: SecurityState) -> dict[str, bytes]:
     if not holders:
         raise ChangeRefused("there is no authority yet: nodedb-node cert init")
     return {node_id: state.nodes[node_id].sealing_key for node_id in holders}
+
+
+def _check_dates(signer: Signer, now_s: int) -> None:
+    """That a leaf of this authority would be good for a while."""
+    begins_s = int(signer.certificate.not_valid_before_utc.timestamp())
+    ends_s = int(signer.certificate.not_valid_after_utc.timestamp())
+    if not begins_s <= now_s <= ends_s - LEAF_S_MIN:
+        dates = f"{authority.time_of(begins_s):%Y-%m-%d} to {authority.time_of(ends_s):%Y-%m-%d}"
+        line = f"the authority is good from {dates} only: set the clock, or nodedb-node cert rotate-ca begin"
+        raise ChangeRefused(line)
 
 
 def leaf_row(der: bytes, issuer: bytes, node_id: str, now_s: int) -> LeafRow:

@@ -1,5 +1,6 @@
 """A node's credentials over its life: made, renewed, rotated, revoked; cut anywhere and taken up again."""
 
+import contextlib
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -207,6 +208,29 @@ def test_a_certificate_from_another_life_is_replaced(store: MemoryStore, tmp_pat
     assert passes(tmp_path, [shown(tmp_path)], NOW_S + 1)
 
 
+def test_a_clock_that_nobody_set_makes_no_authority(store: MemoryStore, tmp_path: Path) -> None:
+    with pytest.raises(ChangeRefused, match="the clock says 1970-01-02: set it"):
+        keeper(store, tmp_path).open(DAY_S)
+    assert store.generation() == 0
+
+
+@pytest.mark.parametrize("years", [-2, 11])
+def test_an_authority_that_is_over_issues_nothing_until_it_is_rotated(
+    store: MemoryStore, tmp_path: Path, years: int
+) -> None:
+    keeper(store, tmp_path).open(NOW_S)
+    then_s = NOW_S + years * 365 * DAY_S
+    one = keeper(store, tmp_path)
+    with pytest.raises(ChangeRefused, match=r"good from 2027-.* to 2037-.* only: set the clock, or .* rotate-ca"):
+        one.open(then_s)
+    one.custodian.begin_rotation(then_s)
+    one.publish(then_s)
+    for second in range(LOOK_S * 2):
+        with contextlib.suppress(ChangeRefused):
+            one.tick(then_s + RELOAD_S + second)
+    assert passes(tmp_path, [shown(tmp_path)], then_s + RELOAD_S + LOOK_S * 2)
+
+
 # ---- requests ----
 
 
@@ -387,12 +411,12 @@ def test_a_key_is_sealed_for_the_keepers_alone(store: MemoryStore, tmp_path: Pat
 # ---- crashes ----
 
 
-def life(store: MemoryStore, path: Path) -> None:
-    """A start, a renewal that is due, and a whole rotation; each part is skipped when it is done already."""
+def life(store: MemoryStore, path: Path, begin_s: int = NOW_S) -> int:
+    """A start, a renewal that is due, and a whole rotation, which is skipped when it is done already; when it ended."""
     one = keeper(store, path)
-    one.open(NOW_S)
-    one.tick(NOW_S + LEAF_S * 3 // 4)
-    now_s = NOW_S + LEAF_S
+    one.open(begin_s)
+    one.tick(begin_s + LEAF_S * 3 // 4)
+    now_s = begin_s + LEAF_S
     one.open(now_s)
     if store.state.generation and len(store.state.authorities) == 1 and max_added(store) < 3:
         one.custodian.begin_rotation(now_s)
@@ -404,6 +428,7 @@ def life(store: MemoryStore, path: Path) -> None:
         one.custodian.finish_rotation(now_s + 3 * LOOK_S + PIN_OVERLAP_S)
     one.tick(now_s + 4 * LOOK_S + PIN_OVERLAP_S)
     one.tick(now_s + 5 * LOOK_S + 2 * PIN_OVERLAP_S)
+    return now_s + 5 * LOOK_S + 2 * PIN_OVERLAP_S
 
 
 def max_added(store: MemoryStore) -> int:
@@ -431,8 +456,7 @@ def test_a_life_that_is_cut_at_any_step_is_taken_up_again(tmp_path: Path, monkey
         monkeypatch.setattr(files, "replace_file", cutting(store.steps))
         with pytest.raises(Cut):
             life(store, path)
-        life(store, path)
-        end_s = NOW_S + LEAF_S + 5 * LOOK_S + 2 * PIN_OVERLAP_S
+        end_s = life(store, path, NOW_S + 2 * LEAF_S)
         assert passes(path, [shown(path)], end_s), f"cut at step {cut_at}"
         assert len(store.state.authorities) == 1
         assert len(store.state.nodes[NODE].pins) == 1
