@@ -35,7 +35,7 @@ uint8_t *bytes_room(bytes *b, size_t more)
 
 static int check_cfg(const nd_engine_cfg *cfg)
 {
-    if (cfg->workers == 0 || cfg->workers > 64 || cfg->self >= cfg->workers || cfg->connections_max == 0)
+    if (cfg->workers == 0 || cfg->workers > ND_WORKERS_MAX || cfg->self >= cfg->workers || cfg->connections_max == 0)
         return -EINVAL;
     if (cfg->groups < cfg->workers || cfg->groups > ND_GROUPS_MAX || (cfg->groups & (cfg->groups - 1)))
         return -EINVAL;

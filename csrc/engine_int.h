@@ -108,8 +108,8 @@ struct nd_engine {
     uint32_t argv_cap;
     uint8_t *rbuf;
     char texts[ND_TEXTS][160];
-    char hosts[64][64];
-    uint32_t ports[64];
+    char hosts[ND_WORKERS_MAX][64];
+    uint32_t ports[ND_WORKERS_MAX];
     const nd_cmdrow *expire_row;
 };
 

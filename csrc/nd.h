@@ -33,6 +33,7 @@
 #define ND_VALUE_BYTES_MAX 16777216
 #define ND_ENTRY_BYTES_MAX 17825792
 #define ND_BATCH_BYTES_MAX 1048576
+#define ND_WORKERS_MAX 64
 #define ND_BATCH_COMMANDS_MAX 4096
 
 /* A borrowed view of bytes; who lends it, and until when, is said by each function that takes one. */

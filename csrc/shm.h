@@ -21,7 +21,7 @@
 #include "nd.h"
 
 /* cffi:begin */
-#define ND_PROCS_MAX 257             /* control + 256 workers */
+#define ND_PROCS_MAX 65              /* control + ND_WORKERS_MAX */
 #define ND_RING_BYTES_MIN 262144     /* four records of the largest size always fit */
 #define ND_RING_BYTES_MAX 67108864
 #define ND_PROC_NONE 0               /* never started */

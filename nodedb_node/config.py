@@ -20,6 +20,7 @@ GIB = 1024 * MIB
 VALUE_BYTES_MAX = 16 * MIB
 ENTRY_BYTES_MAX = 17 * MIB
 BATCH_BYTES_MAX = 1 * MIB
+WORKERS_MAX = 64  # each pair of processes has a ring: memory and looking at them grow with the square
 
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Core = Annotated[int, Meta(ge=0, le=4095)]
@@ -97,7 +98,8 @@ class CpuSection(Struct, frozen=True):
     """Which cores the node uses, and how."""
 
     workers: Annotated[
-        Annotated[int, Meta(ge=1, le=256)] | Auto, about("processes", "auto = allowed cores - 1, at least 1")
+        Annotated[int, Meta(ge=1, le=WORKERS_MAX)] | Auto,
+        about("processes", "auto = allowed cores - 1, at least 1, at most one per group of the data directory"),
     ] = "auto"
     pin: Annotated[bool | Auto, about("choice", "auto = pin when a core is left for control")] = "auto"
     control_core: Annotated[Core | Auto, about("core", "auto = the first allowed one that no worker needs")] = "auto"
@@ -133,7 +135,8 @@ class StoreSection(Struct, frozen=True):
     memory_bytes_max: Annotated[
         Annotated[int, Meta(ge=16 * MIB, le=16_384 * GIB)] | Auto,
         about(
-            "bytes", "rows kept in memory per worker; auto = half of the machine's, shared by the workers"
+            "bytes",
+            "rows kept in memory per worker; auto = half of what machine and cgroup allow, shared by the workers",
         ),
     ] = "auto"
     log_bytes_max: Annotated[

@@ -26,9 +26,10 @@ from nodedb_node.errors import Exit, StartError
 from nodedb_node.native import wal
 from nodedb_node.native.walio import IoConfig, Walio
 from nodedb_node.storage.onevoter import BUFFER_BYTES
-from nodedb_node.supervisor import pinplan
+from nodedb_node.supervisor import cgroup, pinplan
 from nodedb_node.supervisor.datadir import holder
 from nodedb_node.supervisor.ports import Reservation
+from nodedb_node.supervisor.system import read_text
 
 SYNCS = 64
 SYNC_BYTES = 3_000
@@ -60,11 +61,11 @@ def findings(config: Config) -> Iterator[Finding]:
     yield examine.python(sys.version_info[:3], __debug__)
     yield examine.kernel(os.uname().release)
     yield from _cores(config)
-    yield examine.clock(_read("/sys/devices/system/clocksource/clocksource0/current_clocksource"))
-    yield examine.huge_pages(_read("/sys/kernel/mm/transparent_hugepage/enabled"))
+    yield examine.clock(read_text("/sys/devices/system/clocksource/clocksource0/current_clocksource"))
+    yield examine.huge_pages(read_text("/sys/kernel/mm/transparent_hugepage/enabled"))
     yield examine.open_files(resource.getrlimit(resource.RLIMIT_NOFILE), config.clients.connections_max)
     yield examine.locked_memory(resource.getrlimit(resource.RLIMIT_MEMLOCK)[0], os.geteuid() == 0)
-    yield examine.memory(_read("/proc/meminfo") or "", config.store)
+    yield examine.memory(read_text("/proc/meminfo") or "", cgroup.memory_bytes(read_text), config.store)
     place = _nearest(config.node.data_dir)
     yield _directory(config.node.data_dir, place)
     space = os.statvfs(place)
@@ -77,7 +78,7 @@ def findings(config: Config) -> Iterator[Finding]:
 
 
 def _cores(config: Config) -> Iterator[Finding]:
-    machine = pinplan.machine(_read, os.sched_getaffinity(0))
+    machine = pinplan.machine(read_text, os.sched_getaffinity(0))
     try:
         plan = pinplan.plan(machine, config.cpu)
     except pinplan.PlanError as error:
@@ -88,7 +89,7 @@ def _cores(config: Config) -> Iterator[Finding]:
 
 def _ports(config: Config) -> Finding:
     try:
-        plan = pinplan.plan(pinplan.machine(_read, os.sched_getaffinity(0)), config.cpu)
+        plan = pinplan.plan(pinplan.machine(read_text, os.sched_getaffinity(0)), config.cpu)
         reservation = Reservation(config, plan.workers)
     except pinplan.PlanError:
         return examine.warned("ports", "not checked: the number of workers is not known", "change the [cpu] section")
@@ -105,7 +106,7 @@ def _directory(wanted: str, place: str) -> Finding:
     path = os.path.abspath(wanted)
     if not os.access(place, os.W_OK | os.X_OK):
         return examine.failed("directory", f"{place} cannot be written", "choose another with --data-dir, or its owner")
-    kind = examine.file_system(_read("/proc/self/mountinfo") or "", os.path.realpath(place))
+    kind = examine.file_system(read_text("/proc/self/mountinfo") or "", os.path.realpath(place))
     if place == path and holder(path):
         return examine.warned("directory", f"{path} is in use by a running node", "ask that node: nodedb-node status")
     return examine.directory(path, place == path, kind)
@@ -117,14 +118,6 @@ def _nearest(path: str) -> str:
     while not os.path.isdir(path):
         path = os.path.dirname(path)
     return path
-
-
-def _read(path: str) -> str | None:
-    try:
-        with open(path, encoding="ascii", errors="replace") as file:
-            return file.read(1 << 20)
-    except OSError:
-        return None
 
 
 def measure(place: str, backend: str) -> Syncs:

@@ -133,11 +133,14 @@ def _limit(limit: int) -> str:
     return "unlimited" if limit < 0 or limit >= 1 << 60 else str(limit)
 
 
-def memory(meminfo: str, store: StoreSection) -> Finding:
+def memory(meminfo: str, allowed: int | None, store: StoreSection) -> Finding:
+    """allowed: bytes, as cgroup.memory_bytes tells."""
     found = re.search(r"^MemAvailable:\s+(\d+) kB", meminfo, re.M)
     if not found:
         return warned("memory", "unknown", "set [store] memory_bytes_max")
     available = int(found[1]) << 10
+    if allowed is not None:
+        available = min(available, allowed)
     text = f"{available >> 20} MiB available"
     if available < 4 * store.dirty_bytes_max:
         advice = "lower [store] dirty_bytes_max and memory_bytes_max, or the system will kill the node"

@@ -6,13 +6,12 @@ here, before anything starts. Units of planning are cores: one hardware thread o
 with smt = "all".
 """
 
-import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from nodedb_node.config import CpuSection
-
-Read = Callable[[str], str | None]  # a file's text by absolute path; None when there is none
+from nodedb_node.config import WORKERS_MAX, CpuSection
+from nodedb_node.supervisor import cgroup
+from nodedb_node.supervisor.cgroup import Read
 
 
 class Cpu(NamedTuple):
@@ -55,7 +54,7 @@ def machine(read: Read, affinity: Iterable[int]) -> Machine:
         cpu: node for node in nodes for cpu in cpu_list(read(f"/sys/devices/system/node/node{node}/cpulist") or "")
     }
     cpus = tuple(Cpu(number, _core(read, number), node_of.get(number, 0)) for number in sorted(allowed))
-    return Machine(cpus, len(nodes), _quota(read))
+    return Machine(cpus, len(nodes), cgroup.cores_quota(read))
 
 
 def cpu_list(text: str) -> list[int]:
@@ -74,38 +73,6 @@ def _core(read: Read, number: int) -> tuple[int, int]:
     return (int(package or 0), int(core)) if core else (0, number)
 
 
-def _quota(read: Read) -> float | None:
-    """The tightest limit of this process's cgroup and those above it; version 2, then 1."""
-    groups = [line.split(":", 2) for line in (read("/proc/self/cgroup") or "").splitlines()]
-    limits: list[float] = []
-    for _, controllers, path in (group for group in groups if len(group) == 3):
-        if controllers == "":
-            limits += [quota for up in _upwards(path) for quota in _quota_v2(read(f"/sys/fs/cgroup{up}/cpu.max"))]
-        elif "cpu" in controllers.split(","):
-            for mount in (controllers, "cpu"):
-                limits += [quota for up in _upwards(path) for quota in _quota_v1(read, f"/sys/fs/cgroup/{mount}{up}")]
-    return min(limits, default=None)
-
-
-def _upwards(path: str) -> Iterable[str]:
-    """The path and those above it; the root last, which is where a container finds its own."""
-    path = path.rstrip("/")
-    while path:
-        yield path
-        path = path.rpartition("/")[0]
-    yield ""
-
-
-def _quota_v2(text: str | None) -> list[float]:
-    match = re.match(r"(\d+) (\d+)", text or "")
-    return [int(match[1]) / int(match[2])] if match else []
-
-
-def _quota_v1(read: Read, base: str) -> list[float]:
-    quota, period = int(read(f"{base}/cpu.cfs_quota_us") or -1), int(read(f"{base}/cpu.cfs_period_us") or 0)
-    return [quota / period] if quota > 0 and period > 0 else []
-
-
 def plan(here: Machine, cpu: CpuSection) -> Plan:
     """Place control and the workers, or say which key cannot be satisfied and what would be possible."""
     allowed = [c for c in here.cpus if c.number not in cpu.reserved]
@@ -114,7 +81,7 @@ def plan(here: Machine, cpu: CpuSection) -> Plan:
     control = _control_core(cpu, allowed)
     units = _units(allowed, cpu.smt, control)
     usable = len(units) if here.quota is None else max(1, min(len(units), int(here.quota)))
-    workers = max(1, usable - 1) if cpu.workers == "auto" else cpu.workers
+    workers = min(max(1, usable - 1), WORKERS_MAX) if cpu.workers == "auto" else cpu.workers
     pinned = cpu.pin if cpu.pin != "auto" else usable > workers
     if not pinned:
         return Plan(workers, [[] for _ in range(workers + 1)], [-1] * (workers + 1), False)

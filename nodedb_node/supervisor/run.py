@@ -17,7 +17,7 @@ from contextlib import contextmanager
 import msgspec
 
 from nodedb_node import log
-from nodedb_node.config import Config
+from nodedb_node.config import Config, CpuSection
 from nodedb_node.errors import Exit, StartError
 from nodedb_node.ids import Process, process_name
 from nodedb_node.routing.table import one_node
@@ -28,6 +28,7 @@ from nodedb_node.supervisor.datadir import DataDir, open_data_dir
 from nodedb_node.supervisor.notify import Notifier
 from nodedb_node.supervisor.ports import Reservation
 from nodedb_node.supervisor.shared import Shared
+from nodedb_node.supervisor.system import read_text
 from nodedb_node.supervisor.watch import Watch
 
 MODULES = {"control": "nodedb_node.control", "worker": "workers", "redistribute": "workers.redistribute"}
@@ -45,9 +46,11 @@ def run(config: Config, started_us: int) -> int:
     if not __debug__:
         raise StartError(Exit.USAGE, "python -O removes the assertions that guard the data; start without it")
     log.setup("supervisor", config.log.level)
-    plan = _plan(config)
+    plan = _plan(config.cpu)
     data = open_data_dir(config.node.data_dir, plan.workers)
     try:
+        if plan.workers > data.layout.groups:
+            plan = _plan(at_most(config.cpu, plan.workers, data))
         if data.layout.workers != plan.workers:
             redistribute(config, data, plan.workers)
         data.remove_others()
@@ -62,8 +65,6 @@ def run(config: Config, started_us: int) -> int:
 
 def redistribute(config: Config, data: DataDir, workers: int) -> None:
     """Bring the rows into a layout for this number of workers, in a process of its own, then switch to it."""
-    if workers > data.layout.groups:
-        raise StartError(Exit.CONFIG, f"data directory {data.path} is for at most {data.layout.groups} workers")
     layout, directory = data.next_layout(workers)
     processes = max(data.layout.workers, workers) + 1
     boot = Boot(
@@ -112,19 +113,21 @@ def spawn(module: str, boot: Boot, name: str) -> int:
         os.close(fd)
 
 
-def _plan(config: Config) -> pinplan.Plan:
+def at_most(cpu: CpuSection, workers: int, data: DataDir) -> CpuSection:
+    """A worker owns whole groups, and a directory keeps the number it was made with: fewer workers if we may choose."""
+    groups = data.layout.groups
+    if cpu.workers != "auto":
+        line = f"data directory {data.path} has {groups} groups, for at most {groups} workers, not {workers}"
+        raise StartError(Exit.CONFIG, f"{line}; start with --workers {groups}, or on a new one with --data-dir")
+    log.warning("the directory's groups are fewer than the workers there are cores for", groups=groups, cores=workers)
+    return msgspec.structs.replace(cpu, workers=groups)
+
+
+def _plan(cpu: CpuSection) -> pinplan.Plan:
     try:
-        return pinplan.plan(pinplan.machine(_read, os.sched_getaffinity(0)), config.cpu)
+        return pinplan.plan(pinplan.machine(read_text, os.sched_getaffinity(0)), cpu)
     except pinplan.PlanError as error:
         raise StartError(Exit.CONFIG, str(error)) from error
-
-
-def _read(path: str) -> str | None:
-    try:
-        with open(path, encoding="ascii", errors="replace") as file:
-            return file.read(1 << 16)
-    except OSError:
-        return None
 
 
 class Supervisor:

@@ -10,6 +10,7 @@ from nodedb_node.config import (
     BATCH_BYTES_MAX,
     ENTRY_BYTES_MAX,
     VALUE_BYTES_MAX,
+    WORKERS_MAX,
     Config,
     ConfigError,
     keys,
@@ -57,7 +58,7 @@ def test_printed_configuration_resolves_to_itself() -> None:
             'node.toml line 5: [clients] port: expected an integer 0..65535, got "x"',
         ),
         ("clients.port = 70000", "node.toml line 1: [clients] port: expected an integer 0..65535, got 70000"),
-        ("[cpu]\nworkers = 'all'", 'node.toml line 2: [cpu] workers: expected an integer 1..256 or "auto", got "all"'),
+        ("[cpu]\nworkers = 'all'", 'node.toml line 2: [cpu] workers: expected an integer 1..64 or "auto", got "all"'),
         ("[cpu]\npin = 1", 'node.toml line 2: [cpu] pin: expected true or false or "auto", got 1'),
         ("[cpu]\nnuma = 'yes'", 'node.toml line 2: [cpu] numa: expected true or false, got "yes"'),
         ("[cpu]\nreserved = 3", "node.toml line 2: [cpu] reserved: expected a list of: an integer 0..4095, got 3"),
@@ -131,6 +132,7 @@ def test_limits_are_those_of_c() -> None:
     assert defined["VALUE_BYTES_MAX"] == VALUE_BYTES_MAX
     assert defined["ENTRY_BYTES_MAX"] == ENTRY_BYTES_MAX
     assert defined["BATCH_BYTES_MAX"] == BATCH_BYTES_MAX
+    assert defined["WORKERS_MAX"] == WORKERS_MAX
 
 
 def test_every_key_has_a_unit_and_a_reason() -> None:

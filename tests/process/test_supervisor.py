@@ -192,6 +192,18 @@ def test_an_impossible_core_list(toy: Node) -> None:
     refused(toy, 78, "[cpu] control_core = 4095 is not one of the cores allowed")
 
 
+def test_more_workers_than_groups(toy: Node) -> None:
+    toy.start()
+    assert toy.stop() == 0
+    toy.workers = 9
+    refused(toy, 78, "has 8 groups, for at most 8 workers, not 9; start with --workers 8", "--data-dir")
+
+
+def test_more_workers_than_a_node_can_have(toy: Node) -> None:
+    toy.workers = 65
+    refused(toy, 78, "[cpu] workers: expected an integer 1..64")
+
+
 def test_no_core_left(toy: Node) -> None:
     toy.settings |= {"cpu.reserved": sorted(os.sched_getaffinity(0))}
     refused(toy, 78, "[cpu] reserved leaves no core")

@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from nodedb_node.config import CpuSection
 from nodedb_node.errors import Exit, StartError
 from nodedb_node.supervisor.datadir import groups_for, open_data_dir
+from nodedb_node.supervisor.run import at_most
 
 
 @pytest.mark.parametrize(("workers", "groups"), [(1, 8), (2, 8), (3, 16), (4, 16), (5, 32), (64, 256), (256, 1024)])
@@ -21,6 +23,15 @@ def test_a_directory_keeps_its_layout_whatever_is_asked(tmp_path: Path) -> None:
     assert second.layout == first.layout and second.layout.workers == 3
     assert second.node.node_id == first.node.node_id and second.node.generation == first.node.generation + 1
     assert sorted(path.name for path in (tmp_path / "d" / "layout-1").iterdir()) == ["worker-0", "worker-1", "worker-2"]
+
+
+def test_workers_that_are_chosen_for_the_user_are_no_more_than_the_groups(tmp_path: Path) -> None:
+    data = open_data_dir(str(tmp_path), 2)
+    data.close()
+    assert at_most(CpuSection(), 31, data).workers == 8
+    with pytest.raises(StartError, match="at most 8 workers, not 31; start with --workers 8") as caught:
+        at_most(CpuSection(workers=31), 31, data)
+    assert caught.value.code is Exit.CONFIG
 
 
 @pytest.mark.parametrize("name", ["node.json", "layout"])

@@ -13,8 +13,9 @@ from nodedb_node.native.engine import Engine
 from nodedb_node.native.store import Store, StoreConfig
 from nodedb_node.routing.places import vshards_of_group
 from nodedb_node.storage.onevoter import LogConfig, OneVoterLog, open_directory
-from nodedb_node.supervisor import child
+from nodedb_node.supervisor import cgroup, child
 from nodedb_node.supervisor.boot import Boot
+from nodedb_node.supervisor.system import read_text
 
 MAP_BYTES = 64 * GIB  # address space, not memory; the store enlarges it between transactions
 
@@ -41,11 +42,11 @@ def open_store(boot: Boot, groups: list[Group]) -> Store:
 
 
 def memory_bytes_max(config: StoreSection, workers: int) -> int:
-    """Of one worker; auto = its share of half the machine's memory."""
+    """Of one worker; auto = its share of half the memory that machine and cgroup allow."""
     if config.memory_bytes_max != "auto":
         return config.memory_bytes_max
-    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return max(machine // 2 // workers, 2 * config.dirty_bytes_max)
+    allowed = cgroup.memory_bytes(read_text) or 0  # nothing known: the least that works
+    return max(allowed // 2 // workers, 2 * config.dirty_bytes_max)
 
 
 def open_log(boot: Boot, groups: list[Group], store: Store, engine: Engine, sync_us: Any) -> OneVoterLog:
