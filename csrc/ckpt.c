@@ -219,6 +219,8 @@ static void *thread_main(void *arg)
     setpriority(PRIO_PROCESS, (id_t)tid, 19);
     syscall(SYS_ioprio_set, IOPRIO_WHO_PROCESS, tid, IOPRIO_BEST_EFFORT_LOWEST);
     pthread_mutex_lock(&c->lock);
+    c->thread_id = tid;
+    pthread_cond_broadcast(&c->wake);
     while (!c->stop) {
         bool wanted = c->requested, drops = c->has_drops && c->error == 0;
         if (!wanted && !drops) {
@@ -255,6 +257,10 @@ int nd_ckpt_start(nd_ckpt *c, nd_lmdb *io, const nd_store_cfg *cfg)
         return -rc;
     }
     c->started = true;
+    pthread_mutex_lock(&c->lock);
+    while (c->thread_id == 0)
+        pthread_cond_wait(&c->wake, &c->lock);
+    pthread_mutex_unlock(&c->lock);
     return 0;
 }
 

@@ -35,6 +35,7 @@ typedef struct nd_ckpt {
     nd_lmdb *io;
     const nd_store_cfg *cfg;
     pthread_t thread;
+    int thread_id;               /* as the kernel numbers it; set before start returns */
     pthread_mutex_t lock;        /* guards the words up to `error` */
     pthread_cond_t wake;
     bool started, stop, requested, running, has_drops;

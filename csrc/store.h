@@ -44,8 +44,7 @@ typedef struct nd_store_group {
 
 typedef struct nd_store_stats {
     uint64_t rows;               /* live rows of all owned vShards, resident or not */
-    uint64_t resident_rows;
-    uint64_t dirty_rows;
+    uint64_t resident_rows, dirty_rows;
     uint64_t dirty_bytes;
     uint64_t memory_bytes;       /* slabs and table, as allocated */
     uint64_t checkpoints;
@@ -77,6 +76,7 @@ int nd_store_wants_checkpoint(nd_store *s, int asked);   /* 1 = changed rows are
 /* Freeze all owned vShards and start the thread. -EBUSY while one runs. groups[] names every owned group. */
 int nd_store_checkpoint_begin(nd_store *s, const nd_store_group *groups, uint32_t n);
 int nd_store_checkpoint_fd(nd_store *s);                 /* eventfd, readable when the thread has ended */
+int nd_store_checkpoint_thread(nd_store *s);             /* its thread id, for who places threads on cores */
 /* After the fd fired: 1 = done and durable, 0 = still running, -ENOSPC = the disk is full: vShards that were not yet written are
  * dirty again, and a later checkpoint may be tried; any other -errno = failed, fatal. housekeep makes the written rows clean,
  * step by step (also while it runs); wants_checkpoint says 0 until that is done, begin does what is left of it at once. */

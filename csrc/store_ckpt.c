@@ -126,6 +126,11 @@ int nd_store_checkpoint_fd(nd_store *s)
     return s->ckpt.event_fd;
 }
 
+int nd_store_checkpoint_thread(nd_store *s)
+{
+    return s->ckpt.thread_id;
+}
+
 /* Everything up to the groups' indexes is durable, also on vShards that had nothing to write. */
 static void applied_note(nd_store *s)
 {

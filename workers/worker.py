@@ -87,6 +87,7 @@ class Worker:
         self._turns_seen = 0
         self._calm_ticks = 0
         self._unfinished = False
+        self._hurried = False
         self._refused_ticks = 0
         self.shm = SharedMemory(boot.shm_fd)
         self.rings = NativeRingSet(self.shm, boot.process, boot.bell_fds, boot.config.ring.overflow_bytes)
@@ -278,7 +279,10 @@ class Worker:
 
     def _background(self, now: int) -> None:
         """Expiry, bounded background work, figures; every CALM_TICKS ticks while nobody asks and nothing is left."""
-        expiring = self.store.read_stats().rows_with_expiry > 0
+        stats = self.store.read_stats()
+        expiring = stats.rows_with_expiry > 0
+        if self.checkpointer.running and stats.dirty_bytes > self.boot.config.store.dirty_bytes_max:
+            self._hurry_checkpoint(True)  # another one is due
         if expiring:
             self.engine.sweep(self.turns.read_stamp(), now, SWEEP_ROWS)
             self.turns.propose()
@@ -296,9 +300,17 @@ class Worker:
 
     def _on_checkpoint(self) -> None:
         duration_ms = self.checkpointer.on_thread(now_us())
+        if not self.checkpointer.running:
+            self._hurry_checkpoint(False)
         if duration_ms is not None:
             self._observe("checkpoint_ms", duration_ms)
             log.info("checkpoint", ms=duration_ms, rows=self.store.read_stats().rows)
+
+    def _hurry_checkpoint(self, hurry: bool) -> None:
+        """Changed rows must not pile up behind a checkpoint that the other cores have no time for."""
+        if hurry != self._hurried:
+            self._hurried = hurry
+            child.place_thread(self.boot, self.store.checkpoint_thread(), own_core=hurry)
 
     def _observe(self, histogram: str, value: int) -> None:
         native.observe(self.metrics, histogram, value)

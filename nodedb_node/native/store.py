@@ -112,6 +112,10 @@ class Store:
             row.state, row.state_len = ffi.cast("const uint8_t *", state), len(cut.state)
         check(lib.nd_store_checkpoint_begin(self.handle, groups, len(cuts)), "checkpoint")
 
+    def checkpoint_thread(self) -> int:
+        """The kernel's number of the thread that writes checkpoints."""
+        return int(lib.nd_store_checkpoint_thread(self.handle))
+
     def checkpoint_fd(self) -> int:
         return int(lib.nd_store_checkpoint_fd(self.handle))
 

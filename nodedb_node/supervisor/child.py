@@ -6,8 +6,7 @@ the system for the child and for nothing else.
 """
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 
 from nodedb_node import log
 from nodedb_node.ids import Process, process_name
@@ -53,22 +52,16 @@ def _pin(boot: Boot) -> None:
             log.warning("memory not bound", node=node, error=os.strerror(error_number))
 
 
-@contextmanager
-def in_background(boot: Boot) -> Iterator[None]:
-    """Threads started inside stay on the node's other cores, where there are any.
+def place_thread(boot: Boot, thread_id: int, own_core: bool) -> None:
+    """Keep a background thread of a pinned process on the node's other cores, where there are any, or let it come home.
 
-    At the lowest priority on its own core such a thread would still hold up a pinned loop for a scheduler's tick, 4 ms
-    with 250 Hz, some times a second.
+    At the lowest priority on its own core such a thread still holds a busy loop up for a scheduler's tick, 4 ms with
+    250 Hz, several times a second. Where the other cores are full it gets nowhere: then own_core, for a while.
     """
-    own = os.sched_getaffinity(0)
-    try:
-        if boot.background_cores:
-            with suppress(OSError):  # as in _pin
-                os.sched_setaffinity(0, boot.background_cores)
-        yield
-    finally:
-        with suppress(OSError):
-            os.sched_setaffinity(0, own)
+    cores = boot.background_cores
+    if cores:
+        with suppress(OSError):  # as in _pin
+            os.sched_setaffinity(thread_id, [*cores, *boot.pins[boot.process]] if own_core else cores)
 
 
 def ready(boot: Boot) -> None:

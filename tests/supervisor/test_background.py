@@ -9,6 +9,8 @@ from nodedb_node.config import resolve
 from nodedb_node.supervisor import child
 from nodedb_node.supervisor.boot import Boot, Ports
 
+WAIT_S = 10
+
 
 def boot(pins: list[list[int]], process: int = 1) -> Boot:
     return Boot(
@@ -42,25 +44,33 @@ def test_the_other_processes_cores(pins: list[list[int]], expected: list[int]) -
     assert boot(pins).background_cores == expected
 
 
-def test_threads_begun_in_the_background_stay_there_and_the_rest_does_not() -> None:
+def test_a_thread_leaves_its_process_core_and_comes_back() -> None:
     allowed = os.sched_getaffinity(0)
     if len(allowed) < 2:
         pytest.skip("one core: there is no other one")
     own, other = sorted(allowed)[:2]
-    found: list[set[int]] = []
-    os.sched_setaffinity(0, [own])
+    told, end = threading.Event(), threading.Event()
+
+    def live() -> None:
+        told.set()
+        end.wait(WAIT_S)
+
+    thread = threading.Thread(target=live)
+    thread.start()
     try:
-        with child.in_background(boot([[other], [own]])):
-            thread = threading.Thread(target=lambda: found.append(os.sched_getaffinity(0)))
-            thread.start()
-            thread.join()
-        assert found == [{other}]
-        assert os.sched_getaffinity(0) == {own}
+        assert told.wait(WAIT_S) and thread.native_id is not None
+        child.place_thread(boot([[other], [own]]), thread.native_id, own_core=False)
+        assert os.sched_getaffinity(thread.native_id) == {other}
+        child.place_thread(boot([[other], [own]]), thread.native_id, own_core=True)
+        assert os.sched_getaffinity(thread.native_id) == {own, other}
+        assert os.sched_getaffinity(0) == allowed
     finally:
-        os.sched_setaffinity(0, allowed)
+        end.set()
+        thread.join()
 
 
-def test_cores_that_are_gone_stop_nothing() -> None:
+@pytest.mark.parametrize("pins", [[[], []], [[1 << 14], [0]]], ids=["unpinned", "a core that is gone"])
+def test_what_cannot_be_placed_stays(pins: list[list[int]]) -> None:
     before = os.sched_getaffinity(0)
-    with child.in_background(boot([[1 << 14], [0]])):
-        assert os.sched_getaffinity(0) == before
+    child.place_thread(boot(pins), threading.get_native_id(), own_core=False)
+    assert os.sched_getaffinity(0) == before

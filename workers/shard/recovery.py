@@ -25,16 +25,17 @@ def open_store(boot: Boot, groups: list[Group]) -> Store:
     config = boot.config.store
     path = os.path.join(boot.worker_dir, "store")
     os.makedirs(path, exist_ok=True)
-    rows = StoreConfig(
-        path=path,
-        map_bytes=MAP_BYTES,
-        dirty_bytes_max=config.dirty_bytes_max,
-        memory_bytes_max=memory_bytes_max(config, boot.workers),
-        txn_rows_max=config.txn_rows_max,
-        pause_us=config.pause_us,
+    store = Store(
+        StoreConfig(
+            path=path,
+            map_bytes=MAP_BYTES,
+            dirty_bytes_max=config.dirty_bytes_max,
+            memory_bytes_max=memory_bytes_max(config, boot.workers),
+            txn_rows_max=config.txn_rows_max,
+            pause_us=config.pause_us,
+        )
     )
-    with child.in_background(boot):
-        store = Store(rows)
+    child.place_thread(boot, store.checkpoint_thread(), own_core=False)
     for group in groups:
         for vshard in vshards_of_group(group, boot.groups):
             store.own(vshard, group)
