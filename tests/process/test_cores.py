@@ -22,7 +22,7 @@ def threads(pid: int) -> dict[str, set[int]]:
 def test_the_checkpoint_thread_of_a_pinned_worker_is_on_the_other_cores(tmp_path: Path) -> None:
     if len(os.sched_getaffinity(0)) < 2:
         pytest.skip("one core: nothing is pinned")
-    with node(tmp_path / "data", workers=1) as one:
+    with node(tmp_path, workers=1) as one:
         cores = threads(one.pids()["worker-0"])
         assert len(cores["main"]) == 1
         assert cores["nodedb-ckpt"] and not cores["nodedb-ckpt"] & cores["main"]
