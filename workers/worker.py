@@ -19,6 +19,7 @@ import uvloop
 from nodedb_node import __version__, log
 from nodedb_node.clocks.hlc import Hlc
 from nodedb_node.config import MIB
+from nodedb_node.lograte import LineRate
 from nodedb_node.native import engine as native
 from nodedb_node.native.engine import Engine, EngineConfig
 from nodedb_node.native.page import Page
@@ -83,6 +84,7 @@ class Worker:
         self.exit_code = 0
         self._again = False
         self._draining = False
+        self._lines = LineRate()
         self._tick_due_us = 0
         self._turns_seen = 0
         self._calm_ticks = 0
@@ -207,7 +209,11 @@ class Worker:
 
     def log_events(self) -> None:
         while event := self.engine.next_event():
-            log.warning(native.EVENT_MESSAGES[event.kind], number=event.conn, value=event.value, what=event.text)
+            suppressed = self._lines.take(event.kind, now_us())
+            if suppressed is not None:
+                fields: dict[str, object] = {"suppressed": suppressed} if suppressed else {}
+                message = native.EVENT_MESSAGES[event.kind]
+                log.warning(message, number=event.conn, value=event.value, what=event.text, **fields)
 
     def again(self) -> None:
         if not self._again:
@@ -289,6 +295,8 @@ class Worker:
         worked = self.store.housekeep(HOUSEKEEP_ROWS) > 0
         self.committed()
         self.log.tick()
+        for kind, suppressed in self._lines.overdue(now):
+            log.warning(native.EVENT_MESSAGES[kind], suppressed=suppressed)
         self._copy_figures()
         self._unfinished = expiring or worked or self.log.busy
 

@@ -93,6 +93,26 @@ def test_malformed_commands_are_answered_and_their_connection_closed(node: Node)
             assert received.startswith(b"-ERR"), f"{data[:60]!r} was answered {received[:200]!r}"
 
 
+def test_a_storm_of_malformed_commands_does_not_fill_the_log(node: Node) -> None:
+    storm = 120
+    for _ in range(storm):
+        closed_with_error(node, b"*x\r\n")
+    wait_for(lambda: told(node) == storm, f"{storm} lines, or counts of lines not written", 15.0)
+    assert len(protocol_error_lines(node)) < storm / 2
+
+
+def told(node: Node) -> int:
+    """Errors that the log knows of: a line each, and what the lines count as suppressed."""
+    lines = protocol_error_lines(node)
+    counts = [int(line.rpartition("suppressed=")[2]) for line in lines if "suppressed=" in line]
+    closing = sum("number=" not in line for line in lines)
+    return len(lines) - closing + sum(counts)
+
+
+def protocol_error_lines(node: Node) -> list[str]:
+    return [line for line in node.log().splitlines() if "protocol error" in line]
+
+
 def test_an_error_comes_after_the_replies_before_it(node: Node) -> None:
     assert closed_with_error(node, encode("PING") + b"*x\r\n").startswith(b"+PONG\r\n-ERR Protocol error")
 
