@@ -11,7 +11,7 @@
 
 #define ROWS_MAX 512
 #define INDEX_SIZE 1024
-#define IDS_MAX 1024
+#define IDS_MAX ND_CMD_IDS_MAX
 #define NAME_WORDS 4
 
 _Static_assert(sizeof((nd_cmdrow *)0)->name == NAME_WORDS * sizeof(uint64_t), "a name fills its words");
@@ -170,6 +170,14 @@ int nd_cmdtab_add(nd_cmdtab *t, const char *name, uint16_t id, int16_t arity, ui
     memcpy(row->name, name, strlen(name));
     t->index[bucket] = t->by_id[id] = (uint16_t)t->count;
     return 0;
+}
+
+void nd_cmdtab_key_access(nd_cmdtab *t, uint16_t id, uint8_t first, uint8_t others)
+{
+    ND_ASSERT(id < IDS_MAX && t->by_id[id] != 0);
+    nd_cmdrow *row = &t->rows[t->by_id[id] - 1];
+    row->key_access[0] = first;
+    row->key_access[1] = others;
 }
 
 uint32_t nd_cmdrow_key(const nd_cmdrow *row, uint32_t argc, uint32_t n)

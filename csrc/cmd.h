@@ -20,6 +20,11 @@
 #define ND_CMD_INTERNAL 32    /* never accepted from a client */
 #define ND_CMD_DENYOOM 128    /* refused with -NOSPACE / -OVERLOAD when the disk floor or memory limit is reached */
 #define ND_CMD_WORKER 256     /* read over every vShard of the executing worker (DBSIZE, KEYS pieces) */
+#define ND_CMD_NO_AUTH 512    /* allowed to everyone, also before authentication: AUTH, HELLO, QUIT, RESET */
+#define ND_CMD_VARIABLE_ACCESS 1024 /* whether its keys are read, written or both follows from the arguments (acl.c) */
+#define ND_CMD_IDS_MAX 1024
+#define ND_ACL_READ 1         /* what a command does to a key, as access rules see it */
+#define ND_ACL_WRITE 2
 
 typedef struct nd_cmdtab nd_cmdtab;
 nd_cmdtab *nd_cmdtab_new(void);
@@ -29,6 +34,8 @@ void nd_cmdtab_free(nd_cmdtab *t);
  * id: the number the log carries, never reused. Returns 0, -EEXIST (name or id taken), -ENOENT (no such C function). */
 int nd_cmdtab_add(nd_cmdtab *t, const char *name, uint16_t id, int16_t arity, uint32_t flags, int16_t key_first,
                   int16_t key_last, int16_t key_step, const char *fn);
+/* What a command does to its first key and to the others: ND_ACL_READ | ND_ACL_WRITE; 0 = it only looks whether they exist. */
+void nd_cmdtab_key_access(nd_cmdtab *t, uint16_t id, uint8_t first, uint8_t others);
 /* cffi:end */
 
 typedef struct nd_cmd nd_cmd;
@@ -40,6 +47,7 @@ typedef struct nd_cmdrow {
     int16_t arity, key_first, key_last, key_step;
     uint32_t flags;
     nd_cmd_fn fn;
+    uint8_t key_access[2];       /* of the first key, of the others */
 } nd_cmdrow;
 
 struct nd_cmd {

@@ -34,6 +34,7 @@ conn *conn_new(nd_engine *e, int fd, uint32_t port_kind)
     c->opened_us = c->last_us = c->took_us = e->now_us;
     nd_resp_init(&c->scan);
     nd_reply_init(&c->out);
+    access_begin(e, c);
     e->conns[idx] = c;
     e->conns_open++;
     e->m->connections_accepted++;
@@ -104,6 +105,7 @@ void conn_close(nd_engine *e, conn *c)
         slot_clear(c, s);
     }
     close(c->fd); /* leaves the epoll set with its last descriptor */
+    access_end(c);
     nd_resp_free(&c->scan);
     nd_reply_free(&c->out);
     free(c->in.p);
@@ -371,7 +373,7 @@ static void conn_flush(nd_engine *e, conn *c)
     }
     if (left == 0) {
         shrink(e, c);
-        if (c->closing && c->head == c->tail) {
+        if (c->closing && c->head == c->tail && c->python == PY_NONE) {
             conn_close(e, c);
             return;
         }
@@ -400,7 +402,8 @@ int nd_engine_flush(nd_engine *e, uint64_t now_us)
     }
     e->dirty.n = 0;
     more = more || e->resume.n;
-    return (e->py_queue.n ? ND_TURN_PYTHON : 0) | (e->done_n ? ND_TURN_CALLS : 0) | (e->events_n ? ND_TURN_EVENTS : 0) |
+    bool answers = e->done_n || e->access.denials_n || e->access.first;
+    return (e->py_queue.n ? ND_TURN_PYTHON : 0) | (answers ? ND_TURN_CALLS : 0) | (e->events_n ? ND_TURN_EVENTS : 0) |
            (more ? ND_TURN_MORE : 0);
 }
 
@@ -430,6 +433,10 @@ int nd_engine_expire(nd_engine *e, uint64_t now_us)
             conn_expire(e, c, now_ms);
         if (c && c->full && c->out.len > c->sent && now_us - c->took_us > e->cfg.deadline_ms * 1000ull)
             close_unread(e, c);
+        else if (c && access_overdue(e, c)) {
+            e->m->auth_timeouts++;
+            conn_close(e, c);
+        }
     }
     for (uint32_t i = 0; i < e->calls_n;) {
         call k = e->calls[i];

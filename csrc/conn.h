@@ -4,6 +4,7 @@
  */
 #ifndef ND_CONN_H
 #define ND_CONN_H
+#include "acl.h"
 #include "engine.h"
 #include "resp.h"
 
@@ -50,6 +51,7 @@ typedef struct conn {
     origin origin;
     uint8_t port_kind, resp;
     bool readonly, dirty, closing, watch_out, muted, resuming;
+    bool authenticated, unrestricted; /* unrestricted: no command needs a look at the user's rules */
     uint16_t held;                 /* its next command waits for room at worker held - 1; 0 = it does not */
     bool full;                     /* has no room for a reply: not served until it reads */
     bool cut;                      /* above its output limit: gets nothing more, closed at the next flush */
@@ -67,6 +69,7 @@ typedef struct conn {
     uint8_t *py_bytes;
     uint32_t py_argc;
     char py_name[32];
+    nd_acl_user *user;             /* NULL = nothing is checked */
     uint64_t opened_us, last_us;
 } conn;
 enum { PY_NONE = 0, PY_WAITS = 1, PY_RUNS = 2 };

@@ -112,6 +112,7 @@ void nd_engine_free(nd_engine *e)
         close(e->epoll_fd);
     batches_free(e);
     peers_free(e);
+    access_free(e);
     for (uint32_t i = 0; i < e->done_n; i++)
         free(e->done[(e->done_head + i) % e->done_cap].p);
     free(e->done_last);

@@ -1,6 +1,7 @@
 /* engine_int.h: what engine.c, batch.c, conn.c, front.c and peer.c share. Nothing outside these five files includes it. */
 #ifndef ND_ENGINE_INT_H
 #define ND_ENGINE_INT_H
+#include "access.h"
 #include "conn.h"
 
 #define READ_BYTES 65536           /* one read of a socket */
@@ -79,11 +80,9 @@ struct nd_engine {
     size_t made;                   /* bytes of replies made since the turn, or its second half, began */
     int fatal;
     int refuse;                    /* text kind, -1 = none */
-
     conn **conns;                  /* by index */
     list free_conns, dirty, resume, py_queue;
     uint32_t conns_open, next_gen, life; /* life: differs from that of every former life of this process */
-
     group groups[ND_GROUPS_MAX];
     list open_groups;
     batch *pool;
@@ -111,6 +110,7 @@ struct nd_engine {
     char hosts[ND_WORKERS_MAX][64];
     uint32_t ports[ND_WORKERS_MAX];
     const nd_cmdrow *expire_row;
+    access_state access;
 };
 
 /* util (engine.c) */

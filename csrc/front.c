@@ -157,6 +157,8 @@ static bool dispatch(nd_engine *e, conn *c, const nd_arg *argv, uint32_t argc)
         wrong_arity(e, c, row);
         return true;
     }
+    if (__builtin_expect(!c->unrestricted, 0) && !access_permits(e, c, row, argv, argc))
+        return true;
     if (row->flags & ND_CMD_PYTHON)
         conn_python(e, c, row, argv, argc);
     else if (row->flags & ND_CMD_FAST)
@@ -372,9 +374,13 @@ static void resume_all(nd_engine *e)
 static void accept_some(nd_engine *e, uint32_t port_kind)
 {
     for (int i = 0; i < ACCEPTS_PER_POLL; i++) {
-        int fd = accept4(e->listen_fd[port_kind], NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+        struct sockaddr_storage from = {0};
+        socklen_t from_len = sizeof from;
+        int fd = accept4(e->listen_fd[port_kind], (struct sockaddr *)&from, &from_len, SOCK_NONBLOCK | SOCK_CLOEXEC);
         if (fd < 0)
             return; /* EAGAIN, a client that left, or no descriptors: the next poll tries again */
+        if (!access_welcomes(e, fd, &from))
+            continue;
         int one = 1;
         setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
         if (!conn_new(e, fd, port_kind)) {

@@ -24,6 +24,7 @@ typedef struct nd_metrics {
     uint64_t commands, commands_write, commands_read, commands_python, commands_forwarded, commands_served_for_peers;
     uint64_t errors, overload_refusals, deadline_refusals, protocol_errors;
     uint64_t connections, connections_accepted, connections_closed, output_limit_closed;
+    uint64_t commands_denied, auth_failures, auth_refusals, protected_refusals, auth_timeouts;
     uint64_t bytes_in, bytes_out;
     uint64_t turns, batches, batch_bytes;
     uint64_t wal_appends, wal_bytes, wal_backend, wal_segments, wal_segment_bytes;

@@ -362,8 +362,12 @@ void peers_poll(nd_engine *e, uint32_t rung)
     int rc;
     nd_ringset_wake(e->rings, (int)rung);
     while ((rc = nd_ringset_peer_event(e->rings, &ev)) == 1)
-        if (ev.peer > 0 && ev.generation != ev.generation_before)
-            peer_died(e, ev.peer - 1, ev.generation);
+        if (ev.generation != ev.generation_before) {
+            if (ev.peer > 0)
+                peer_died(e, ev.peer - 1, ev.generation);
+            else
+                access_mail_in(e, &(nd_ring_msg){.type = 0, .generation = (uint32_t)ev.generation});
+        }
     if (rc < 0)
         e->fatal = rc;
     for (uint32_t w = 0; w < e->cfg.workers; w++)
@@ -376,6 +380,8 @@ void peers_poll(nd_engine *e, uint32_t rung)
             e->fatal = rc;
         else if (from > 0)
             take(e, from - 1, &msg);
+        else
+            access_mail_in(e, &msg);
     }
 }
 

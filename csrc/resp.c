@@ -83,6 +83,8 @@ static int64_t array_header(nd_resp *r, const uint8_t *buf, size_t len)
         return len > ND_RESP_INLINE_BYTES_MAX ? fail(r, "Protocol error: too big mbulk count string") : 0;
     if (rc < 0 || n > ND_RESP_ARGS_MAX)
         return fail(r, "Protocol error: invalid multibulk length");
+    if (r->strict && n > ND_RESP_STRICT_ARGS_MAX)
+        return fail(r, "Protocol error: unauthenticated multibulk length");
     if (n <= 0) {
         r->pos = (uint32_t)next;
         return (int64_t)next;
@@ -105,6 +107,8 @@ static int64_t bulk_header(nd_resp *r, const uint8_t *buf, size_t len)
         return len - r->pos > 64 ? fail(r, "Protocol error: too big bulk count string") : 0;
     if (rc < 0 || n < 0)
         return fail(r, "Protocol error: invalid bulk length");
+    if (r->strict && n > ND_RESP_STRICT_BULK_BYTES_MAX)
+        return fail(r, "Protocol error: unauthenticated bulk length");
     if (n > ND_VALUE_BYTES_MAX)
         return fail(r, "Protocol error: bulk string longer than 16777216 bytes");
     if (next + (size_t)n > ND_ENTRY_BYTES_MAX)

@@ -10,6 +10,8 @@
 
 #define ND_RESP_ARGS_MAX 1048576
 #define ND_RESP_INLINE_BYTES_MAX 65536
+#define ND_RESP_STRICT_ARGS_MAX 10
+#define ND_RESP_STRICT_BULK_BYTES_MAX 16384
 
 typedef struct nd_resp {
     nd_arg *argv;            /* owned, grows; views are filled in when a command is complete */
@@ -19,6 +21,7 @@ typedef struct nd_resp {
     uint32_t want;           /* arguments of the array, 0 = header not read yet */
     uint32_t pos;            /* bytes of the command scanned so far */
     int64_t bulk;            /* length of the bulk string being read, -1 = its header is next */
+    bool strict;             /* not authenticated: only small commands */
     const char *error;       /* text after "ERR ", set with a negative return */
     char errbuf[64];
 } nd_resp;

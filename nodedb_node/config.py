@@ -70,6 +70,27 @@ class ClientsSection(Struct, frozen=True):
             "deadline_ms, or is owed more, is closed",
         ),
     ] = 64 * MIB
+    password_file: Annotated[
+        str,
+        about("path", "the default user's password, on the first line; set at each start; empty = left as it is"),
+    ] = ""
+    users_file: Annotated[
+        str,
+        about("path", "users of the first start, as in Redis's ACL file; later starts keep what ACL SETUSER made"),
+    ] = ""
+    protected_mode: Annotated[
+        bool, about("flag", "while the default user needs no password, clients come from loopback only")
+    ] = True
+    auth_failures_max: Annotated[
+        int,
+        Meta(ge=1, le=1_000_000),
+        about("failures", "per minute, address and worker; above it AUTH is refused unread for a while"),
+    ] = 60
+    auth_ms: Annotated[
+        int,
+        Meta(ge=0, le=3_600_000),
+        about("ms", "a connection that has not authenticated by then is closed; 0 = never"),
+    ] = 60_000
     deadline_ms: Annotated[
         int, Meta(ge=10, le=600_000), about("ms", "a command not done by then is answered -DEADLINE or -UNKNOWN")
     ] = 4_000

@@ -19,8 +19,10 @@ import uvloop
 from nodedb_node import __version__, log
 from nodedb_node.clocks.hlc import Hlc
 from nodedb_node.config import MIB
+from nodedb_node.errors import StartError
 from nodedb_node.lograte import LineRate
 from nodedb_node.native import engine as native
+from nodedb_node.native.access import AccessEngine
 from nodedb_node.native.engine import Engine, EngineConfig
 from nodedb_node.native.page import Page
 from nodedb_node.native.ringset import NativeRingSet
@@ -29,6 +31,7 @@ from nodedb_node.native.timer import LatenessTimer
 from nodedb_node.routing.places import groups_of_worker
 from nodedb_node.supervisor import child
 from nodedb_node.supervisor.boot import Boot
+from workers.acl.access import Access
 from workers.commands.table import build_cmdtab
 from workers.frontend.facts import Figures
 from workers.frontend.sessions import Sessions
@@ -110,11 +113,20 @@ class Worker:
         )
         self.hlc = Hlc(self.engine.stamp())
         self.turns = Turns(self.engine, self.log, self.hlc, self, now_us, wall_ms)
+        self.access = Access(
+            AccessEngine(self.engine, self.table),
+            self.metrics,
+            boot.config.clients,
+            boot.worker == 0,
+            self.loop,
+            now_us,
+            self._on_welcome,
+            self._give_up,
+        )
         self.sessions = Sessions(self)
         self.checkpointer = Checkpointer(
             self.store, self.log, self.groups, self.engine.applied, boot.config.store.log_bytes_max
         )
-        self._listen()
         self.loop.add_reader(self.engine.epoll_fd(), self.turns.on_clients)
         self.loop.add_reader(self.rings.bell, self.turns.on_bell)
         self.loop.add_reader(self.log.fd, self.turns.on_log)
@@ -123,13 +135,23 @@ class Worker:
         self.loop.set_exception_handler(self._fail)
         self._tick_due_us = now_us()
         self._tick()
-        self.turns.flush(now_us())  # lets peers ring
-        self.loop.call_soon(self._serve)
+        # From inside the loop: uvloop drops a signal that comes before it runs; a worker told to stop would go on.
+        self.loop.call_soon(self.loop.add_signal_handler, signal.SIGTERM, self._drain)
+        self.loop.call_soon(self.turns.on_bell)  # takes what control has sent, lets it and peers ring
+
+    def _on_welcome(self) -> None:
+        """Control said that this worker has the users; until then nobody could be told from anybody else."""
+        if not self._draining:
+            self._listen()
+            self._serve()
+
+    def _give_up(self, error: StartError) -> None:
+        log.error("worker cannot serve", reason=error)
+        self.exit_code = error.code.value
+        self.loop.stop()
 
     def _serve(self) -> None:
-        """From inside the loop: uvloop drops a signal that comes before it runs; a worker told to stop would go on."""
         boot = self.boot
-        self.loop.add_signal_handler(signal.SIGTERM, self._drain)
         self.metrics.ready = 1
         self.shm.ready(boot.process, [boot.ports.clients, boot.ports.workers[boot.worker], 0, 0])
         ring_all(boot.bell_fds)
@@ -160,7 +182,8 @@ class Worker:
             gather_bytes_max=GATHER_BYTES_MAX,
             moved=clients.mode == "moved",
         )
-        engine = Engine(config, self.store, build_cmdtab(), self.metrics)
+        self.table = build_cmdtab()
+        engine = Engine(config, self.store, self.table, self.metrics)
         for kind, text in native.texts(clients.deadline_ms).items():
             engine.text(kind, text)
         for worker, port in enumerate(boot.ports.workers):

@@ -1,12 +1,28 @@
 """python -m nodedb_node.control --boot-fd N: the control process, started by the supervisor only."""
 
 import sys
+from pathlib import Path
 
 from nodedb_node import log
 from nodedb_node.control.memory import Memory
 from nodedb_node.control.patience import let_workers_start
+from nodedb_node.control.post import Post
 from nodedb_node.errors import StartError
+from nodedb_node.metadata.catalog import Catalog, Identity
+from nodedb_node.supervisor.boot import Boot
 from nodedb_node.supervisor.child import enter
+
+
+def claimed(boot: Boot) -> Catalog:
+    """The node's catalog, made or checked to be that of this data directory."""
+    catalog = Catalog.open(Path(boot.data_dir) / "catalog")
+    try:
+        identity = Identity(cluster_id=boot.cluster_id, node_id=boot.node_id, groups=boot.groups)
+        catalog.claim(identity, boot.node_generation)
+    except StartError:
+        catalog.close()
+        raise
+    return catalog
 
 
 def main() -> int:
@@ -14,10 +30,12 @@ def main() -> int:
     boot = enter(sys.argv)
     try:
         memory = Memory(boot.shm_fd, boot.bell_fds)
-        let_workers_start(boot, memory)
-        from nodedb_node.control.process import run  # after the wait, which is about the cost of this import
+        with claimed(boot) as catalog:
+            post = Post(boot, memory, catalog)
+            let_workers_start(boot, memory, post.turn)
+            from nodedb_node.control.process import run  # after the wait, which is about the cost of this import
 
-        run(boot, memory)
+            run(boot, memory, catalog, post)
     except StartError as error:
         log.error("control cannot run", reason=error)
         return error.code.value

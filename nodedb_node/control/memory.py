@@ -23,25 +23,25 @@ class Memory:
 
     def __init__(self, descriptor: int, bells: Sequence[int]) -> None:
         try:
-            self._shared = shm.SharedMemory(descriptor)
+            self.shared = shm.SharedMemory(descriptor)
         except OSError as error:
             raise StartError(Exit.SOFTWARE, error.strerror or str(error)) from error
         self._bells = bells
 
     def life(self, process: Process) -> Life:
         """What the supervisor has written about a process."""
-        info = self._shared.info(process)
+        info = self.shared.info(process)
         return Life(STATES[info.state], info.pid, info.generation)
 
     def block(self, process: Process) -> Block:
         """A process's counters."""
-        return decode(ffi.buffer(self._shared.metrics(process), BLOCK_BYTES)[:])
+        return decode(ffi.buffer(self.shared.metrics(process), BLOCK_BYTES)[:])
 
     def beat(self, now_us: int) -> None:
         """Say that control's loop turns; the supervisor kills a process that stops saying so."""
-        self._shared.metrics(CONTROL).heartbeat_us = now_us
+        self.shared.metrics(CONTROL).heartbeat_us = now_us
 
     def ready(self, http_port: int) -> None:
         """Say that control serves, and on which port."""
-        self._shared.ready(CONTROL, [0, 0, http_port, 0])
+        self.shared.ready(CONTROL, [0, 0, http_port, 0])
         shm.ring_all(self._bells)

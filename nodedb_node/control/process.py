@@ -12,7 +12,6 @@ import os
 import signal
 import socket
 import time
-from pathlib import Path
 
 import uvloop
 
@@ -24,10 +23,11 @@ from nodedb_node.admin.sources import Sources, boottime_us
 from nodedb_node.admin.status import Document, document
 from nodedb_node.control.memory import Memory
 from nodedb_node.control.peersecurity import PeerSecurity, wall_s
+from nodedb_node.control.post import Post
 from nodedb_node.control.server import AdminServer
 from nodedb_node.errors import Exit, StartError
 from nodedb_node.ids import Process
-from nodedb_node.metadata.catalog import Catalog, Identity
+from nodedb_node.metadata.catalog import Catalog
 from nodedb_node.supervisor.boot import Boot
 from nodedb_node.supervisor.child import ready
 from nodedb_node.supervisor.ports import listener
@@ -36,18 +36,20 @@ TICK_SECONDS = 1.0
 SAMPLE_TICKS = 5
 
 
-def run(boot: Boot, memory: Memory) -> None:
+def run(boot: Boot, memory: Memory, catalog: Catalog, post: Post) -> None:
     """Until told to stop; raises StartError when the process cannot do its work."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(Control(boot, memory).main())
+        runner.run(Control(boot, memory, catalog, post).main())
 
 
 class Control:
     """The parts of one control process."""
 
-    def __init__(self, boot: Boot, memory: Memory) -> None:
+    def __init__(self, boot: Boot, memory: Memory, catalog: Catalog, post: Post) -> None:
         self._boot = boot
         self._memory = memory
+        self._catalog = catalog
+        self._post = post
         self._sources = Sources(boot, self._memory)
         self._loops = LoopRegistry()
         self._sampling = self._loops.add("sample")
@@ -57,32 +59,23 @@ class Control:
 
     async def main(self) -> None:
         """Start everything, serve until SIGTERM, drain, end."""
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._stop.set)
-        with self._claimed() as catalog:
-            self._peers = PeerSecurity(catalog.security(), self._boot, self._loops.add("credentials"))
-            self._sources.peers = self._peers.open(wall_s())
-            server = AdminServer(application(self._endpoints()), self._listening())
-            await server.start()
-            ticking = asyncio.create_task(self._tick())
-            self._memory.ready(self._boot.ports.http)
-            ready(self._boot)
-            log.info("control serves", http=self._boot.ports.http, catalog_engine=catalog.engine)
-            await self._stop.wait()
-            self._sources.draining = True
-            await self._workers_gone()
-            ticking.cancel()
-            await server.stop()
-
-    def _claimed(self) -> Catalog:
-        boot = self._boot
-        catalog = Catalog.open(Path(boot.data_dir) / "catalog")
-        try:
-            identity = Identity(cluster_id=boot.cluster_id, node_id=boot.node_id, groups=boot.groups)
-            catalog.claim(identity, boot.node_generation)
-        except StartError:
-            catalog.close()
-            raise
-        return catalog
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, self._stop.set)
+        loop.add_reader(self._post.bell, self._post.turn)
+        self._post.turn()
+        self._peers = PeerSecurity(self._catalog.security(), self._boot, self._loops.add("credentials"))
+        self._sources.peers = self._peers.open(wall_s())
+        server = AdminServer(application(self._endpoints()), self._listening())
+        await server.start()
+        ticking = asyncio.create_task(self._tick())
+        self._memory.ready(self._boot.ports.http)
+        ready(self._boot)
+        log.info("control serves", http=self._boot.ports.http, catalog_engine=self._catalog.engine)
+        await self._stop.wait()
+        self._sources.draining = True
+        await self._workers_gone()
+        ticking.cancel()
+        await server.stop()
 
     def _listening(self) -> socket.socket:
         host, port = self._boot.ports.http_host, self._boot.ports.http

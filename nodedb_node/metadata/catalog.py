@@ -24,6 +24,7 @@ import lmdb
 import msgspec
 
 from nodedb_node.errors import Exit, StartError
+from nodedb_node.metadata.limits import USER_BYTES_MAX, USER_NAME_BYTES_MAX
 from nodedb_node.metadata.securitycatalog import CatalogSecurity
 
 FORMAT = 1
@@ -35,6 +36,8 @@ VALUE_BYTES_MAX = 64 << 10
 
 _NODE = b"node"
 _SETTINGS = b"settings"
+_USERS = b"users"
+_USERS_VERSION = b"users version"
 _FORMAT = b"format"
 _IDENTITY = b"identity"
 _GENERATION = b"generation"
@@ -64,6 +67,7 @@ class Catalog:
         self._path = path
         self._node = environment.open_db(_NODE)
         self._settings = environment.open_db(_SETTINGS)
+        self._users = environment.open_db(_USERS)
         self._check_format()
 
     @classmethod
@@ -158,6 +162,25 @@ class Catalog:
     def security(self) -> CatalogSecurity:
         """The certificates of the cluster; shares this catalog's file and life."""
         return CatalogSecurity(self._environment)
+
+    def users(self) -> tuple[dict[bytes, bytes], int]:
+        """The record of every user by name, and the version of the set; 0 = never changed."""
+        with self._environment.begin(db=self._users) as view, view.cursor() as cursor:
+            found = {bytes(key)[1:]: bytes(record) for key, record in cursor}
+        version = self._get(self._node, _USERS_VERSION)
+        return found, 0 if version is None else msgspec.msgpack.decode(version, type=int)
+
+    def put_users(self, puts: list[tuple[bytes, bytes]], drops: list[bytes], version: int) -> None:
+        """Store and forget users, and the version that the set has then, durably in one change."""
+        for name, record in puts:
+            if len(name) > USER_NAME_BYTES_MAX or len(record) > USER_BYTES_MAX:
+                raise ValueError(f"user {name[:40]!r}: name takes {USER_NAME_BYTES_MAX} B, record {USER_BYTES_MAX} B")
+        with self._environment.begin(write=True) as change:
+            for name, record in puts:
+                change.put(b"u" + name, record, db=self._users)  # LMDB takes no empty key, Redis takes an empty name
+            for name in drops:
+                change.delete(b"u" + name, db=self._users)
+            change.put(_USERS_VERSION, msgspec.msgpack.encode(version), db=self._node)
 
     def _get(self, table: lmdb._Database, key: bytes) -> bytes | None:
         with self._environment.begin(db=table) as view:

@@ -6,7 +6,7 @@ from nodedb_node._native import ffi, lib
 from tools.docs import commands
 from workers.commands import table
 from workers.commands.row import Flag
-from workers.frontend import connection, keyspace, server
+from workers.frontend import acl, auth, connection, keyspace, server
 
 REPO = Path(__file__).resolve().parents[2]
 
@@ -29,6 +29,7 @@ def test_every_row_is_accepted_by_c() -> None:
 def test_who_runs_a_command() -> None:
     """A C function or a Python handler, not both; containers that only have subcommands have neither."""
     handlers = {**connection.HANDLERS, **server.HANDLERS, **keyspace.HANDLERS}
+    handlers |= {**acl.HANDLERS, **acl.ASYNC_HANDLERS, **auth.HANDLERS}
     for row in table.ROWS:
         runs_in_python = row.name in handlers
         only_container = bool(table.subcommands(row)) and row.arity == -2

@@ -29,7 +29,7 @@ def begin_again(stage: Stage, number: int) -> None:
 
 
 def test_no_wait_when_all_serve(stage: Stage) -> None:
-    assert let_workers_start(stage.boot, memory(stage), 0.0)
+    assert let_workers_start(stage.boot, memory(stage), lambda: None, 0.0)
 
 
 def test_waits_until_the_last_one_serves(stage: Stage) -> None:
@@ -37,7 +37,7 @@ def test_waits_until_the_last_one_serves(stage: Stage) -> None:
     begin_again(stage, 1)
     seen = []
     waiting = threading.Thread(
-        target=lambda: seen.append(let_workers_start(stage.boot, memory(stage), float(WAIT_SECONDS)))
+        target=lambda: seen.append(let_workers_start(stage.boot, memory(stage), lambda: None, float(WAIT_SECONDS)))
     )
     waiting.start()
     stage.worker_ready(0)
@@ -49,15 +49,15 @@ def test_waits_until_the_last_one_serves(stage: Stage) -> None:
 
 def test_a_worker_that_takes_long_is_not_waited_for(stage: Stage) -> None:
     begin_again(stage, 1)
-    assert not let_workers_start(stage.boot, memory(stage), 0.05)
+    assert not let_workers_start(stage.boot, memory(stage), lambda: None, 0.05)
 
 
 def test_no_wait_on_a_core_of_its_own(stage: Stage) -> None:
     begin_again(stage, 1)
     pinned = msgspec.structs.replace(stage.boot, pins=[[0], [1], [2]])
-    assert not let_workers_start(pinned, memory(stage), float(WAIT_SECONDS))
+    assert not let_workers_start(pinned, memory(stage), lambda: None, float(WAIT_SECONDS))
 
 
 def test_a_worker_that_is_down_is_the_supervisors_to_start(stage: Stage) -> None:
     stage.shared.died(1)
-    assert let_workers_start(stage.boot, memory(stage), 0.0)
+    assert let_workers_start(stage.boot, memory(stage), lambda: None, 0.0)

@@ -18,13 +18,29 @@ class Flag(IntFlag):
     INTERNAL = 32
     DENYOOM = 128
     WORKER = 256
+    NO_AUTH = 512
+    VARIABLE_ACCESS = 1024
 
 
 NO_FLAGS = Flag(0)
 
 # COMMAND INFO lists categories in this order.
 CATEGORIES = (
-    *("@keyspace", "@read", "@write", "@string", "@bitmap", "@admin", "@fast", "@slow", "@dangerous", "@connection"),
+    *(
+        "@keyspace",
+        "@read",
+        "@write",
+        "@set",
+        "@sortedset",
+        "@list",
+        "@hash",
+        "@string",
+        "@bitmap",
+        "@hyperloglog",
+        "@geo",
+    ),
+    *("@stream", "@pubsub", "@admin", "@fast", "@slow", "@blocking", "@dangerous", "@connection", "@transaction"),
+    "@scripting",
 )
 
 
@@ -36,6 +52,12 @@ class KeySpec:
     last: int
     step: int
     access: str
+
+    @property
+    def bits(self) -> int:
+        """What access rules must allow: ND_ACL_READ | ND_ACL_WRITE."""
+        words = set(self.access.split())
+        return ("access" in words) | 2 * bool(words & {"insert", "delete", "update"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +89,20 @@ class Row:
         if not self.specs:
             return (0, 0, 0)
         return (self.specs[0].first, self.specs[-1].last, max(spec.step for spec in self.specs))
+
+    @property
+    def key_access(self) -> tuple[int, int]:
+        """What is done to the first key and to the others, as bits."""
+        if not self.specs:
+            return (0, 0)
+        first, *others = [spec.bits for spec in self.specs]
+        assert len(set(others)) <= 1 and (not others or self.specs[0].first == self.specs[0].last), self.name
+        return (first, others[0] if others else first)
+
+
+def _more_flags(marks: tuple[str, ...], specs: tuple[KeySpec, ...]) -> Flag:
+    flags = Flag.NO_AUTH if "no_auth" in marks else NO_FLAGS
+    return flags | (Flag.VARIABLE_ACCESS if any("variable_flags" in spec.access for spec in specs) else NO_FLAGS)
 
 
 def _categories(family: str, marks: tuple[str, ...]) -> tuple[str, ...]:
@@ -115,14 +151,15 @@ def make_row(
 ) -> Row:
     """A row from its words. `keys` says what is done to the keys at the positions `at` (default: argument 1 alone)."""
     words = tuple(marks.split())
+    all_specs = specs or ((KeySpec(*at, keys),) if keys else ())
     return Row(
         name=name,
         id=id,
         arity=arity,
-        flags=_flags(words, function) | more_flags,
+        flags=_flags(words, function) | _more_flags(words, all_specs) | more_flags,
         marks=words,
         categories=_categories(family, words) if categories is None else categories,
-        specs=specs or ((KeySpec(*at, keys),) if keys else ()),
+        specs=all_specs,
         family=family,
         function=function,
         since=since,

@@ -9,7 +9,7 @@ it). Not done here: running commands (C functions, or the handlers in workers/fr
 from collections.abc import Iterator
 
 from nodedb_node._native import ffi, lib
-from workers.commands import bitmaps, connection, generic, internal, server, strings
+from workers.commands import acl, bitmaps, connection, generic, internal, server, strings
 from workers.commands.row import Flag, Row
 
 ROWS: tuple[Row, ...] = (
@@ -18,6 +18,7 @@ ROWS: tuple[Row, ...] = (
     *generic.ROWS,
     *connection.ROWS,
     *server.ROWS,
+    *acl.ROWS,
     *internal.ROWS,
 )
 BY_NAME: dict[str, Row] = {row.name: row for row in ROWS}
@@ -39,7 +40,7 @@ def find(argv: list[bytes]) -> Row | None:
     """The row that C would choose for these arguments: a container's subcommand when there is one to name."""
     name = argv[0].decode("latin-1").lower()
     row = BY_NAME.get(name)
-    if row is None or Flag.INTERNAL in row.flags:
+    if row is None or Flag.INTERNAL in row.flags or row.container is not None:
         return None
     if len(argv) > 1 and subcommands(row):
         return BY_NAME.get(f"{name}|{argv[1].decode('latin-1').lower()}")
@@ -55,4 +56,5 @@ def build_cmdtab() -> object:
             table, row.name.encode(), row.id, row.arity, int(row.flags), first, last, step, row.function.encode()
         )
         assert rc == 0, f"row {row.name}: errno {-rc}"
+        lib.nd_cmdtab_key_access(table, row.id, *row.key_access)
     return table

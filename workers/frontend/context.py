@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from nodedb_node.routing.view import Member
+from workers.acl.access import Access
 
 
 @dataclass(slots=True)
@@ -28,12 +29,23 @@ class Context(Protocol):
     worker: int
     workers: int
     groups: int
+    access: Access  # the worker's users
     closing: bool  # set by the handler: close once the reply is written
 
     @property
     def resp(self) -> int: ...
     def set_resp(self, resp: int) -> None: ...
     def set_readonly(self, readonly: bool) -> None: ...
+    @property
+    def user(self) -> bytes: ...
+    @property
+    def authenticated(self) -> bool: ...
+    async def authenticate(self, name: bytes, password: bytes, where: str) -> None:
+        """Act as this user from now on; raises Denied."""
+
+    def forget_user(self) -> None:
+        """Act as a new connection does."""
+
     def scope(self) -> range:
         """Workers that node-wide commands cover: all on the shared port, this one on its own port."""
 

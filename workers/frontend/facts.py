@@ -48,6 +48,9 @@ def settings(boot: Boot) -> dict[str, str]:
         "cluster-enabled": "yes",
         "io-threads": "1",
         "notify-keyspace-events": "",
+        "protected-mode": "yes" if clients.protected_mode else "no",
+        "aclfile": "",
+        "acllog-max-len": "128",
     }
 
 

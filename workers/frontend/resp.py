@@ -68,6 +68,17 @@ def set_head(count: int, resp: int) -> bytes:
     return b"~%d\r\n" % count if resp == 3 else b"*%d\r\n" % count
 
 
+def map_head(pairs: int, resp: int) -> bytes:
+    """The header of a map of `pairs` pairs of replies (a flat array in RESP2)."""
+    return b"%%%d\r\n" % pairs if resp == 3 else b"*%d\r\n" % (2 * pairs)
+
+
+def double(value: float, resp: int) -> bytes:
+    """As Redis 7.0 writes it: 17 digits; a bulk string in RESP2."""
+    text = format(value, ".17g").encode()
+    return b",%s\r\n" % text if resp == 3 else bulk(text)
+
+
 def status_set(words: list[str], resp: int) -> bytes:
     """Flags as COMMAND INFO gives them: a set of simple strings."""
     head = b"~%d\r\n" if resp == 3 else b"*%d\r\n"

@@ -7,11 +7,12 @@ reply or by the engine's deadline, so nothing waits for ever. World file: it ask
 import asyncio
 import os
 import socket
+import time
 from collections.abc import Mapping
 from typing import Protocol
 
 from nodedb_node import log
-from nodedb_node.errors import Kind
+from nodedb_node.errors import Kind, NodeError
 from nodedb_node.ids import Worker, process_of_worker
 from nodedb_node.native import engine as native
 from nodedb_node.native import shm as native_shm
@@ -20,9 +21,13 @@ from nodedb_node.native.page import Page
 from nodedb_node.native.shm import SharedMemory
 from nodedb_node.routing import view
 from nodedb_node.supervisor.boot import Boot
-from workers.frontend import connection, facts, keyspace, resp, server
+from workers.acl.access import Access, Client
+from workers.frontend import acl, auth, connection, facts, keyspace, resp, server
 from workers.frontend.context import Session
 from workers.shard.turn import Turns
+
+HANDLERS = {**connection.HANDLERS, **server.HANDLERS, **acl.HANDLERS}
+ASYNC_HANDLERS = {**keyspace.HANDLERS, **auth.HANDLERS, **acl.ASYNC_HANDLERS}
 
 
 class Host(Protocol):
@@ -33,6 +38,7 @@ class Host(Protocol):
     turns: Turns
     shm: SharedMemory
     page: Page
+    access: Access
     loop: asyncio.AbstractEventLoop
 
     def facts(self) -> facts.Figures: ...
@@ -47,6 +53,7 @@ class CommandContext:
         self.session, self.conn = session, command.conn
         self.worker, self.workers, self.groups = int(boot.worker), boot.workers, boot.groups
         self.closing = False
+        self.access = sessions.host.access
         self._sessions, self._command = sessions, command
         info = sessions.host.engine.connection(command.conn, command.gen)
         self._info = info or native.ConnectionInfo(native.PORT_SHARED, 2, -1, False, 0, 0)
@@ -64,6 +71,23 @@ class CommandContext:
     def _set(self, version: int, readonly: bool) -> None:
         self._info = self._info._replace(resp=version, readonly=readonly)
         self._sessions.host.engine.set_connection(self._command.conn, self._command.gen, version, readonly)
+
+    @property
+    def user(self) -> bytes:
+        return self.access.user_of(self._command.conn, self._command.gen)[0]
+
+    @property
+    def authenticated(self) -> bool:
+        return self.access.user_of(self._command.conn, self._command.gen)[1]
+
+    async def authenticate(self, name: bytes, password: bytes, where: str) -> None:
+        await self.access.authenticate(self._command.conn, self._command.gen, name, password, where, self.client())
+
+    def forget_user(self) -> None:
+        self.access.forget(self._command.conn, self._command.gen)
+
+    def client(self) -> Client:
+        return Client(self._address(local=False)[0], self.client_line(), time.time_ns() // 1_000_000)
 
     def scope(self) -> range:
         if self._info.port_kind == native.PORT_WORKER:
@@ -96,6 +120,7 @@ class CommandContext:
             "idle": (now_us - self._info.last_us) // 1_000_000,
             "flags": "r" if self._info.readonly else "N",
             "db": 0,
+            "user": self.user.decode("latin-1"),
             "resp": self._info.resp,
             "lib-name": s.lib_name.decode("latin-1"),
             "lib-ver": s.lib_ver.decode("latin-1"),
@@ -130,6 +155,8 @@ class Sessions:
     def run(self) -> None:
         """Answer what waits, and wake the handlers whose calls were answered."""
         engine = self.host.engine
+        self.host.access.take_mail()
+        self.host.access.take_denials(self._describe)
         while answer := engine.next_answer():
             token, data = answer
             future = self._calls.pop(token, None)
@@ -153,6 +180,11 @@ class Sessions:
     def _flush(self) -> None:
         self.host.turns.flush(self.host.now_us())
 
+    def _describe(self, conn: int, gen: int) -> Client:
+        """The client of a connection whose command was refused."""
+        command = PythonCommand(conn, gen, "", [])
+        return CommandContext(self, command, self._session(command)).client()
+
     def _session(self, command: PythonCommand) -> Session:
         session = self._sessions.get(command.conn)
         if session is None or session.gen != command.gen:
@@ -161,10 +193,10 @@ class Sessions:
 
     def _start(self, command: PythonCommand) -> None:
         ctx = CommandContext(self, command, self._session(command))
-        handler = connection.HANDLERS.get(command.name) or server.HANDLERS.get(command.name)
+        handler = HANDLERS.get(command.name)
         if handler is not None:
             self._reply(command, ctx, handler(ctx, command.argv))
-        elif command.name in keyspace.HANDLERS:
+        elif command.name in ASYNC_HANDLERS:
             task = self.host.loop.create_task(self._run(command, ctx))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
@@ -174,8 +206,8 @@ class Sessions:
 
     async def _run(self, command: PythonCommand, ctx: CommandContext) -> None:
         try:
-            reply = await keyspace.HANDLERS[command.name](ctx, command.argv)
-        except keyspace.PartFailed as error:
+            reply = await ASYNC_HANDLERS[command.name](ctx, command.argv)
+        except (keyspace.PartFailed, NodeError) as error:
             reply = resp.error(str(error))
         except Exception as error:  # noqa: BLE001 - the client must not wait for ever, whatever a handler did
             log.exception("command failed", command=command.name)
