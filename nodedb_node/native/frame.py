@@ -36,11 +36,11 @@ class Scanner:
         self._out: Any = ffi.new(_frames_type, SCAN_MAX)
         self._used: Any = ffi.new("uint32_t *")
 
-    def scan(self, data: bytes | bytearray | memoryview) -> tuple[Any, int, int]:
+    def scan(self, data: bytes | bytearray | memoryview, most: int = SCAN_MAX) -> tuple[Any, int, int]:
         """(array of nd_frame, valid until the next scan; their number; bytes they take); BadBytes for a header of
         no class or above its limit, once the good frames before it were taken."""
         view = ffi.from_buffer(data)
-        found = lib.nd_frame_scan(view, len(data), self._limits, self._out, SCAN_MAX, self._used)
+        found = lib.nd_frame_scan(view, len(data), self._limits, self._out, most, self._used)
         ffi.release(view)
         if found < 0:
             raise BadBytes("a frame names more bytes than its class may have, or a class that does not exist")

@@ -14,7 +14,14 @@ from enum import IntEnum
 from msgspec import Struct
 
 from nodedb_node.config import ENTRY_BYTES_MAX, KIB, MIB
-from nodedb_node.native.frame import APPEND_HEADER_BYTES, ENTRY_HEADER_BYTES, FRAME_HEADER_BYTES, BadBytes, Scanner
+from nodedb_node.native.frame import (
+    APPEND_HEADER_BYTES,
+    ENTRY_HEADER_BYTES,
+    FRAME_HEADER_BYTES,
+    SCAN_MAX,
+    BadBytes,
+    Scanner,
+)
 
 HEADER = struct.Struct("<IHBBQI")
 assert HEADER.size == FRAME_HEADER_BYTES
@@ -120,14 +127,14 @@ class FrameReader:
         self._parts_bytes = 0
         self._first: Frame | None = None
 
-    def feed(self, data: bytes) -> list[Frame]:
-        """The messages that these bytes complete."""
+    def feed(self, data: bytes, most: int = SCAN_MAX) -> list[Frame]:
+        """The messages that these bytes complete. most: stop after one scan of so many frames; the rest is kept."""
         source: bytes | bytearray = data
         if self._rest:
             self._rest += data
             source = self._rest
         messages: list[Frame] = []
-        used = self._take(source, messages)
+        used = self._take(source, messages, most)
         if source is self._rest:
             del self._rest[:used]
         elif used < len(data):
@@ -143,19 +150,19 @@ class FrameReader:
         """Held for messages that are not complete."""
         return len(self._rest) + self._parts_bytes
 
-    def _take(self, source: bytes | bytearray, messages: list[Frame]) -> int:
+    def _take(self, source: bytes | bytearray, messages: list[Frame], most: int) -> int:
         used = 0
         view = memoryview(source)
         try:
             while True:
                 with view[used:] as part:
-                    found, count, took = self._scanner.scan(part)
+                    found, count, took = self._scanner.scan(part, most)
                     for i in range(count):
                         message = self._message(found[i], part)
                         if message is not None:
                             messages.append(message)
                 used += took
-                if count == 0:
+                if count == 0 or most < SCAN_MAX:
                     return used
         except FrameError:
             raise
