@@ -58,7 +58,7 @@ class Links(Protocol):
     def backlog(self, link: int, kind: Kind) -> int:
         """Bytes taken and not acknowledged."""
 
-    def close(self, link: int, why: Why, text: str) -> None:
+    def end(self, link: int, why: Why, text: str) -> None:
         """No on_closed follows."""
 
 
@@ -73,7 +73,9 @@ class Hub:
         now_us: Callable[[], int],
         random: Callable[[], float],
         random_bytes: Callable[[int], bytes],
+        wake: Callable[[], None],
     ) -> None:
+        """wake: called when flush() has something to do that it had not before; it must not call back."""
         self.local = local
         self.figures = Figures(refusals={})
         self.draining = False
@@ -84,6 +86,7 @@ class Hub:
         self._handlers = handlers
         self._now_us = now_us
         self._random = random
+        self._wake = wake
         self._last_link = 0
         self._lanes: dict[tuple[NodeId, Process], Lane] = {}
         self._sessions: dict[int, Session] = {}
@@ -92,7 +95,7 @@ class Hub:
         self._registry = Registry(local.node_id)
         self._calls = Calls()
         self._answers = AnswerBook()
-        self._transfers = Transfers(links, self.figures, self._touched.add, random_bytes)
+        self._transfers = Transfers(links, self.figures, self._touch, random_bytes)
 
     # ---- Transport ----
 
@@ -101,7 +104,7 @@ class Hub:
         if found.address != address:
             found.address = address
         found.reach.wake(self._now_us())
-        self._touched.add(found)
+        self._touch(found)
 
     def forget(self, peer: NodeId) -> None:
         now = self._now_us()
@@ -122,7 +125,7 @@ class Hub:
         frame = Frame(message.type, Flag.ONEWAY, kind, 0, 0, message.body)
         if not found.queues[kind].offer(Waiting(frame, 0, 0)):
             return self._full(f"{kind.name.lower()} queue", FULL_RETRY_MS)
-        self._touched.add(found)
+        self._touch(found)
         return Accepted()
 
     def call(
@@ -152,7 +155,7 @@ class Hub:
         self._calls.add(Call(number, peer, lane, frame, deadline_us, done, again))
         self.figures.calls += 1
         self._remind(deadline_us)
-        self._touched.add(found)
+        self._touch(found)
         return Accepted(number)
 
     def cancel(self, number: int) -> None:
@@ -184,7 +187,7 @@ class Hub:
         number = self._calls.next_number()
         now = self._now_us()
         if self._transfers.begin(found, number, purpose, argument, source, done, now):
-            self._touched.add(found)
+            self._touch(found)
             self._remind(now + TICK_US)
             return Accepted(number)
         return self._full("bulk transfers", DOWN_RETRY_MS)
@@ -247,7 +250,7 @@ class Hub:
             self._close_drained(session)
         lane = self._lanes.get((session.key.peer, session.key.lane))
         if lane is not None and (lane.queued_bytes or lane.outgoing):
-            self._touched.add(lane)
+            self._touch(lane)
 
     @property
     def dirty(self) -> bool:
@@ -267,7 +270,7 @@ class Hub:
             if lane.link is not None:
                 self._flush_lane(lane, lane.link, now)
             if lane.bulk_link is not None and self._transfers.flush(lane, lane.bulk_link, now):
-                self._touched.add(lane)
+                self._touch(lane)
 
     def tick(self) -> None:
         """Whatever next_deadline_us() announced."""
@@ -284,7 +287,7 @@ class Hub:
             for lane in self._lanes.values():
                 at = self._dial_due(lane)
                 if at is not None and at <= now:
-                    self._touched.add(lane)
+                    self._touch(lane)
                 elif at is not None:
                     due.append(at)
         calls = self._calls.next_deadline_us()
@@ -412,7 +415,7 @@ class Hub:
             lane.breaker.connected()
             if was != (True, session.generation):
                 self._handlers.on_peer(PeerUp(key.peer, key.lane, session.generation))
-        self._touched.add(lane)
+        self._touch(lane)
 
     # ---- frames ----
 
@@ -550,7 +553,7 @@ class Hub:
         """Our own end of it."""
         if session.state is State.CLOSED:
             return
-        self._links.close(session.link, why, text)
+        self._links.end(session.link, why, text)
         if why is not Why.GOODBYE:
             self._count(f"in.{why.name.lower()}")
             self.figures.refused_in += 1
@@ -608,6 +611,11 @@ class Hub:
         if found is None:
             found = self._lanes[(peer, lane)] = Lane(peer, lane, self._random)
         return found
+
+    def _touch(self, lane: Lane) -> None:
+        if not self._touched:
+            self._wake()
+        self._touched.add(lane)
 
     def _greeting(self) -> int:
         return sum(one.state is State.AWAITING for one in self._sessions.values())
@@ -698,7 +706,7 @@ class Hub:
                 self.figures.full += 1
                 body = status.encode(Overloaded(FULL_RETRY_MS, "answers"))
                 self._write(session, Frame(frame.type, Flag.REPLY | Flag.ERROR, frame.kind, frame.id, 0, body))
-            self._touched.add(lane)
+            self._touch(lane)
         else:
             self._write(session, frame)
             self._close_drained(session)

@@ -9,6 +9,7 @@ from nodedb_node.ids import NodeId
 from nodedb_node.transport.interface import Address
 from tests.conformance.transport import CHECKS, Stage
 from tests.sim.transport import Recorder, Simulation, address_of, start
+from tests.transport.kit import Authority, QuicStage
 
 SEED = int(os.environ.get("NODEDB_TEST_SEED", "1"))
 
@@ -41,9 +42,6 @@ class SimStage:
         player.links.crash()
 
     def run(self, until: Callable[[], bool], within_s: float = 10.0) -> None:
-        for player in self.players:
-            if player.links.alive:
-                player.links.turn()
         self.sim.run(until, within_s)
 
     def close(self) -> None:
@@ -53,3 +51,15 @@ class SimStage:
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__.removeprefix("check_"))
 def test_simulated(check: Callable[[Stage], None]) -> None:
     check(SimStage())
+
+
+AUTHORITY = Authority()
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__.removeprefix("check_"))
+def test_quic(check: Callable[[Stage], None]) -> None:
+    stage = QuicStage(issuer=AUTHORITY)
+    try:
+        check(stage)
+    finally:
+        stage.close()

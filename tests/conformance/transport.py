@@ -310,7 +310,7 @@ def check_no_reply_is_lost_or_doubled_in_a_rolling_restart(stage: Stage) -> None
         for _ in range(100):
             call(alice, BOB, b"%d" % asked, ends, deadline_ms=30_000, again=True, kind=Kind.LOG)
             asked += 1
-        stage.run(lambda: len(ends) == asked, 20)
+        stage.run(lambda asked=asked: len(ends) == asked, 20)
     assert sorted(int(end.body) for end in ends) == list(range(asked))
 
 

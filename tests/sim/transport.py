@@ -1,8 +1,8 @@
 """Lanes in memory and virtual time: the hub of the real transport over simulated connections, seeded and repeatable.
 
 What is real: sessions, greetings, queues, calls, answers, bulk. What is simulated: connections, that is what QUIC does:
-ordered streams, delivered after a delay or lost with the whole connection. partition() and pause() are seen as loss after
-the time that a keepalive needs; crash() is a process that ends without a word, restart() its next generation.
+ordered streams, delivered after a delay or lost with the whole connection. partition() is seen as loss after the time
+that a keepalive needs; crash() is a process that ends without a word.
 """
 
 import heapq
@@ -189,7 +189,7 @@ class SimLinks:
         found = self._wires.get(link)
         return 0 if found is None else found[0].backlog.get((found[1], kind), 0)
 
-    def close(self, link: int, why: Why, text: str) -> None:
+    def end(self, link: int, why: Why, text: str) -> None:
         found = self._wires.pop(link, None)
         if found is not None:
             found[0].close(found[1], why, text)
@@ -210,6 +210,9 @@ class SimLinks:
     def closed(self, link: int, why: Why | None, text: str) -> None:
         self._wires.pop(link, None)
         self.call(lambda hub: hub.on_closed(link, why, text))
+
+    def wake(self) -> None:
+        self.sim.at(self.sim.now_us, lambda: self.call(lambda hub: None))
 
     def turn(self) -> None:
         """The end of a turn of this process's loop."""
@@ -284,7 +287,7 @@ def start(
         "lane": Process(lane),
     }
     local = Local(**{**fields, **other})
-    hub = Hub(local, links, handlers, lambda: sim.now_us, sim.random.random, sim.random.randbytes)
+    hub = Hub(local, links, handlers, lambda: sim.now_us, sim.random.random, sim.random.randbytes, links.wake)
     links.hub = hub
     return hub, links
 
