@@ -387,6 +387,7 @@ class Endpoint:
         conn.identity = found
         conn.until = None if found is None else now + max(0.0, found.until_s - time.time())
         conn.said_open = True
+        conn.quic.open_streams()
         conn.pinged = now
         token = conn.quic.peer_reset_token
         if conn.dialled and len(token) == 16:
