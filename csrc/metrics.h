@@ -32,6 +32,10 @@ typedef struct nd_metrics {
     uint64_t store_cold_reads, store_evictions, store_expired;
     uint64_t ring_tx_full;
     uint64_t nospace;             /* 1 while writes are refused for lack of disk space */
+    uint64_t lane_sessions, lane_sessions_begun, lane_sessions_lost, lane_dials, lane_refused_peers, lane_refused_by_peers;
+    uint64_t lane_frames_in, lane_frames_out, lane_bytes_in, lane_bytes_out, lane_datagrams_in, lane_datagrams_out;
+    uint64_t lane_packets_lost, lane_calls, lane_calls_unknown, lane_calls_late, lane_full, lane_requests_repeated;
+    uint64_t lane_bulk_bytes_in, lane_bulk_bytes_out;
     nd_hist command_us;           /* from parsed to reply written, sampled once per turn and batch */
     nd_hist wal_sync_us;
     nd_hist batch_commands;

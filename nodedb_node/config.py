@@ -104,8 +104,17 @@ class HttpSection(Struct, frozen=True):
 
 
 class PeersSection(Struct, frozen=True):
-    """Connections between the nodes of a cluster."""
+    """Connections between the nodes of a cluster: lanes over QUIC, one UDP port per process."""
 
+    bind: Annotated[str, about("address", "empty = [node] bind")] = ""
+    port: Annotated[Port, about("port", "UDP, of the control process; 0 = any free one")] = 6490
+    worker_port: Annotated[Port, about("port", "UDP, worker i on worker_port + i; 0 = any free ones")] = 6500
+    socket_bytes: Annotated[
+        int,
+        Meta(ge=128 * KIB, le=256 * MIB),
+        about("bytes", "send and receive buffer of a UDP socket; above net.core.rmem_max only with CAP_NET_ADMIN"),
+    ] = 8 * MIB
+    gso: Annotated[bool, about("flag", "the kernel cuts and joins datagrams; switched off when a driver fails")] = True
     security: Annotated[
         Literal["mtls", "insecure"],
         about("choice", "mtls = every peer shows a certificate; insecure = nobody is checked, nothing is encrypted"),
@@ -236,6 +245,10 @@ class Config(Struct, frozen=True):
     @property
     def clients_bind(self) -> str:
         return self.clients.bind or self.node.bind
+
+    @property
+    def peers_bind(self) -> str:
+        return self.peers.bind or self.node.bind
 
     @property
     def http_bind(self) -> str:

@@ -31,6 +31,7 @@ from nodedb_node.native.timer import LatenessTimer
 from nodedb_node.routing.places import groups_of_worker
 from nodedb_node.supervisor import child
 from nodedb_node.supervisor.boot import Boot
+from nodedb_node.transport.nodelane import NodeLane
 from workers.acl.access import Access
 from workers.commands.table import build_cmdtab
 from workers.frontend.facts import Figures
@@ -40,6 +41,7 @@ from workers.shard.checkpoint import Checkpointer
 from workers.shard.turn import Turns
 
 TICK_S = 0.1
+LANE_TICK_S = 1.0
 CALM_TICKS = 10
 CHECKPOINT_TICK_US = 1_000  # while a checkpoint runs, the loop's lateness is what it must not spoil
 SWEEP_ROWS = 200
@@ -85,6 +87,7 @@ class Worker:
         self.boot = boot
         self.loop = loop
         self.exit_code = 0
+        self.lane: NodeLane | None = None
         self._again = False
         self._draining = False
         self._lines = LineRate()
@@ -153,14 +156,23 @@ class Worker:
     def _serve(self) -> None:
         boot = self.boot
         self.metrics.ready = 1
+        self.lane = NodeLane(boot, self.loop, self.metrics)
         self.shm.ready(boot.process, [boot.ports.clients, boot.ports.workers[boot.worker], 0, 0])
         ring_all(boot.bell_fds)
         child.ready(boot)
         gc.collect()
         gc.freeze()
+        self.loop.call_later(LANE_TICK_S, self._lane_tick)
+
+    def _lane_tick(self) -> None:
+        assert self.lane is not None
+        self.lane.tick()
+        self.loop.call_later(LANE_TICK_S, self._lane_tick)
 
     def stop(self) -> None:
         """After the loop: everything is answered or past its time."""
+        if self.lane is not None:
+            self.lane.close()
         if self.exit_code == 0:
             self.log.close(mark=True)
         self.engine.close()
@@ -208,6 +220,8 @@ class Worker:
             return
         self._draining = True
         self.engine.unlisten()
+        if self.lane is not None:
+            self.lane.drain()
         log.info("draining", pending=self.engine.pending())
         self.loop.call_later(DRAIN_S, self.loop.stop)
         self._check_drained()

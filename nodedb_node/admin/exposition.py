@@ -45,6 +45,8 @@ def families(facts: NodeFacts, loops: tuple[LoopMetrics, ...]) -> Iterator[Metri
     yield from _peers(facts.peers)
     for metric in registry.PROCESS_METRICS:
         yield _simple(metric, _process_samples(metric, facts.processes))
+    for metric in registry.LANE_METRICS:
+        yield _simple(metric, _lane_samples(metric, facts.processes))
     for metric in registry.WORKER_METRICS:
         if metric.kind is registry.Kind.HISTOGRAM:
             yield _histogram(metric, facts.workers)
@@ -97,6 +99,10 @@ def _simple(metric: registry.Metric, samples: Samples) -> Metric:
 
 def _worker_samples(metric: registry.Metric, workers: Iterable[ProcessFacts]) -> Samples:
     return (([str(worker.worker)], worker.counters.values[metric.source] * metric.scale) for worker in workers)
+
+
+def _lane_samples(metric: registry.Metric, processes: Iterable[ProcessFacts]) -> Samples:
+    return (([process.name], process.counters.values[metric.source]) for process in processes)
 
 
 def _process_samples(metric: registry.Metric, processes: Iterable[ProcessFacts]) -> Iterator[tuple[list[str], float]]:

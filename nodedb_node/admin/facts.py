@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from nodedb_node.ids import Process
 from nodedb_node.native.metrics import Block
+from nodedb_node.transport.board import LaneBoard
 
 
 class State(Enum):
@@ -114,6 +115,7 @@ class NodeFacts(Struct, frozen=True, kw_only=True):
     workers: tuple[ProcessFacts, ...]
     limits: Limits
     peers: PeerFacts = PeerFacts()
+    lanes: tuple[tuple[str, LaneBoard], ...] = ()  # by process, of those that have one
 
     @property
     def uptime_seconds(self) -> float:

@@ -281,6 +281,34 @@ LOOP_ERRORS = Metric(
     source="errors",
     labels=("loop", "error"),
 )
+def _lane(name: str, unit: str, text: str, kind: Kind = Kind.COUNTER) -> Metric:
+    return Metric(name="lane_" + name, kind=kind, unit=unit, help=text, source="lane_" + name, labels=PROCESS)
+
+
+LANE_METRICS: tuple[Metric, ...] = (
+    _lane("sessions", "sessions", "Sessions with processes of other nodes that stand now.", Kind.GAUGE),
+    _lane("sessions_begun", "sessions", "Sessions that began: certificate, greeting and generation were right."),
+    _lane("sessions_lost", "sessions", "Sessions that ended, in order or not."),
+    _lane("dials", "connections", "Connections that this process began."),
+    _lane("refused_peers", "connections", "Connections that this process refused: certificate, greeting, generation."),
+    _lane("refused_by_peers", "connections", "Connections of this process that a peer refused or cut off."),
+    _lane("frames_in", "frames", "Frames received from peers."),
+    _lane("frames_out", "frames", "Frames given to connections with peers."),
+    _lane("bytes_in", "bytes", "Bytes of streams received from peers."),
+    _lane("bytes_out", "bytes", "Bytes of frames given to connections with peers, bulk apart."),
+    _lane("datagrams_in", "datagrams", "UDP datagrams received."),
+    _lane("datagrams_out", "datagrams", "UDP datagrams sent."),
+    _lane("packets_lost", "packets", "QUIC packets declared lost, of connections that have ended."),
+    _lane("calls", "calls", "Requests to peers."),
+    _lane("calls_unknown", "calls", "Requests whose outcome is not known: the session ended first."),
+    _lane("calls_late", "calls", "Requests not answered within their deadline."),
+    _lane("full", "messages", "Messages and requests refused because a queue was full or no session stood."),
+    _lane("requests_repeated", "requests", "Requests that a peer asked again and that were not done again."),
+    _lane("bulk_bytes_in", "bytes", "Bytes of bulk transfers received."),
+    _lane("bulk_bytes_out", "bytes", "Bytes of bulk transfers sent."),
+)
+"""One row for each word of a process's counter block that is about its lane."""
+
 LOOP_METRICS: tuple[Metric, ...] = (LOOP_RUNS, LOOP_SECONDS, LOOP_ERRORS)
 
-ALL: tuple[Metric, ...] = NODE_METRICS + PEER_METRICS + PROCESS_METRICS + WORKER_METRICS + LOOP_METRICS
+ALL: tuple[Metric, ...] = NODE_METRICS + PEER_METRICS + PROCESS_METRICS + LANE_METRICS + WORKER_METRICS + LOOP_METRICS

@@ -15,6 +15,8 @@ from nodedb_node.admin.facts import Disk, Limits, Lives, NodeFacts, PeerFacts, P
 from nodedb_node.ids import CONTROL, Process, process_name
 from nodedb_node.routing.places import VSHARDS, groups_of_worker
 from nodedb_node.supervisor.boot import Boot
+from nodedb_node.transport import board
+from nodedb_node.transport.board import LaneBoard
 
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 USAGE_AGE_US_MAX = 1_000_000
@@ -64,7 +66,17 @@ class Sources:
                 stall_ms=config.supervise.stall_ms,
             ),
             peers=self.peers,
+            lanes=self._lanes() if usage else (),
         )
+
+    def _lanes(self) -> tuple[tuple[str, LaneBoard], ...]:
+        """What processes that live have written of their lanes; one that died left its own."""
+        found = []
+        for process in (CONTROL, *(Process(worker + 1) for worker in range(self._boot.workers))):
+            shown = board.read(self._boot.data_dir, process)
+            if shown is not None and shown.pid == self._lives.life(process).pid:
+                found.append((process_name(process), shown))
+        return tuple(found)
 
     def _process(self, process: Process, now_us: int, usage: bool) -> ProcessFacts:
         boot, block = self._boot, self._lives.block(process)

@@ -14,6 +14,8 @@ from msgspec import Struct
 from nodedb_node.admin.facts import NodeFacts, ProcessFacts, State, Usage
 from nodedb_node.admin.readiness import Check, readiness
 from nodedb_node.native.metrics import Histogram
+from nodedb_node.transport.board import LaneBoard
+from nodedb_node.transport.lane import LaneStatus
 
 SCHEMA = 1
 BACKENDS = {0: "not open", 1: "thread", 2: "io_uring"}
@@ -61,6 +63,21 @@ class Worker(Struct, frozen=True, kw_only=True):
     ring_full: int
 
 
+class Lane(Struct, frozen=True, kw_only=True):
+    """A process's endpoint towards other nodes."""
+
+    process: str
+    host: str
+    port: int
+    insecure: bool
+    sessions: int
+    datagram_bytes: int
+    bytes_in: int
+    bytes_out: int
+    refused_peers: int
+    peers: tuple[LaneStatus, ...]
+
+
 class Limiting(Struct, frozen=True):
     """What bounds the node now; `name` is stable, `detail` is for people."""
 
@@ -94,6 +111,7 @@ class Document(Struct, frozen=True, kw_only=True):
     disk_floor_bytes: int
     processes: tuple[Process, ...]
     workers: tuple[Worker, ...]
+    lanes: tuple[Lane, ...] = ()
 
 
 def document(now: NodeFacts, earlier: NodeFacts | None) -> Document:
@@ -127,6 +145,23 @@ def document(now: NodeFacts, earlier: NodeFacts | None) -> Document:
         disk_floor_bytes=now.limits.floor_bytes,
         processes=tuple(_process(process) for process in now.processes),
         workers=tuple(_worker(worker, previous, interval) for worker, previous in pairs),
+        lanes=tuple(_lane(name, board, now) for name, board in now.lanes),
+    )
+
+
+def _lane(name: str, board: LaneBoard, now: NodeFacts) -> Lane:
+    values = next(process.counters.values for process in now.processes if process.name == name)
+    return Lane(
+        process=name,
+        host=board.host,
+        port=board.port,
+        insecure=board.insecure,
+        sessions=values["lane_sessions"],
+        datagram_bytes=board.datagram_bytes,
+        bytes_in=values["lane_bytes_in"],
+        bytes_out=values["lane_bytes_out"] + values["lane_bulk_bytes_out"],
+        refused_peers=values["lane_refused_peers"],
+        peers=board.lanes,
     )
 
 

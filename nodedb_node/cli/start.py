@@ -16,6 +16,8 @@ from nodedb_node.supervisor.run import run
 @click.option("--port", metavar="N", help="Redis protocol, shared by all workers (default 6379)")
 @click.option("--worker-port", metavar="N", help="Redis protocol, worker i on N + i (default 7000)")
 @click.option("--http-port", metavar="N", help="health and metrics (default 6480)")
+@click.option("--peer-port", metavar="N", help="other nodes, UDP, control process (default 6490)")
+@click.option("--peer-worker-port", metavar="N", help="other nodes, UDP, worker i on N + i (default 6500)")
 @click.option("--peers", metavar="HOW", help='mtls (default), or "insecure": nobody is checked, nothing is encrypted')
 @click.option("--workers", metavar="N", help='worker processes, or "auto" (default: allowed cores - 1)')
 @click.option("--log-level", metavar="LEVEL", help="debug, info, warning or error (default info)")
@@ -31,6 +33,8 @@ KEYS = {
     "port": ("clients", "port"),
     "worker_port": ("clients", "worker_port"),
     "http_port": ("http", "port"),
+    "peer_port": ("peers", "port"),
+    "peer_worker_port": ("peers", "worker_port"),
     "peers": ("peers", "security"),
     "workers": ("cpu", "workers"),
     "log_level": ("log", "level"),

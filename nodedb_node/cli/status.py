@@ -12,10 +12,11 @@ from collections.abc import Iterable, Iterator, Sequence
 import click
 import msgspec
 
-from nodedb_node.admin.status import Document, Process, Worker
+from nodedb_node.admin.status import Document, Lane, Process, Worker
 from nodedb_node.cli.load import load_config
 from nodedb_node.config import Config
 from nodedb_node.errors import Exit, StartError
+from nodedb_node.transport.lane import LaneStatus
 
 ANSWER_SECONDS = 5
 ANSWER_BYTES_MAX = 8 << 20
@@ -95,6 +96,12 @@ def lines(document: Document) -> Iterator[str]:
     yield from table(PROCESS_COLUMNS, (process_row(process) for process in document.processes))
     yield ""
     yield from table(WORKER_COLUMNS, (worker_row(worker) for worker in document.workers))
+    if document.lanes:
+        yield ""
+        yield from table(LANE_COLUMNS, (lane_row(lane) for lane in document.lanes))
+        peers = [(lane.process, peer) for lane in document.lanes for peer in lane.peers]
+        if peers:
+            yield from table(PEER_COLUMNS, (peer_row(process, peer) for process, peer in peers))
     if document.interval_seconds is not None:
         yield f"rates over the last {document.interval_seconds:.0f} s; quantiles since the process started"
 
@@ -104,6 +111,37 @@ WORKER_COLUMNS = (
     *("worker", "port", "groups", "clients", "cmd/s", "per batch", "rows", "in memory", "memory", "dirty"),
     *("wal", "segments", "sync p50", "p99", "stall p99", "checkpoints", "ring full"),
 )
+
+
+LANE_COLUMNS = ("lane", "address", "peers checked", "sessions", "datagrams up to", "in", "out", "refused")
+PEER_COLUMNS = ("peer of", "node", "its lane", "address", "state", "generation", "version", "queued", "why")
+
+
+def lane_row(lane: Lane) -> tuple[str, ...]:
+    return (
+        lane.process,
+        f"{lane.host}:{lane.port}",
+        "NO" if lane.insecure else "yes",
+        str(lane.sessions),
+        bytes_text(lane.datagram_bytes or None),
+        bytes_text(lane.bytes_in),
+        bytes_text(lane.bytes_out),
+        str(lane.refused_peers),
+    )
+
+
+def peer_row(process: str, peer: LaneStatus) -> tuple[str, ...]:
+    return (
+        process,
+        peer.peer[:12],
+        str(peer.lane),
+        peer.address or "-",
+        "up" if peer.up else "down",
+        str(peer.generation),
+        str(peer.version),
+        bytes_text(peer.queued_bytes),
+        "-" if peer.up else peer.last_failure or "-",
+    )
 
 
 def process_row(process: Process) -> tuple[str, ...]:

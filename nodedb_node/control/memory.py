@@ -7,6 +7,7 @@ read is bounded. The mapping lives as long as the process.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from nodedb_node._native import ffi
 from nodedb_node.admin.facts import Life, State
@@ -36,6 +37,10 @@ class Memory:
     def block(self, process: Process) -> Block:
         """A process's counters."""
         return decode(ffi.buffer(self.shared.metrics(process), BLOCK_BYTES)[:])
+
+    def own_metrics(self) -> Any:
+        """Control's own nd_metrics."""
+        return self._shared.metrics(CONTROL)
 
     def beat(self, now_us: int) -> None:
         """Say that control's loop turns; the supervisor kills a process that stops saying so."""

@@ -31,8 +31,11 @@ from nodedb_node.metadata.catalog import Catalog
 from nodedb_node.supervisor.boot import Boot
 from nodedb_node.supervisor.child import ready
 from nodedb_node.supervisor.ports import listener
+from nodedb_node.transport.nodelane import NodeLane
 
 TICK_SECONDS = 1.0
+LANE_DRAIN_SECONDS = 1.0
+LANE_LOOK_SECONDS = 0.02
 SAMPLE_TICKS = 5
 
 
@@ -67,6 +70,7 @@ class Control:
         self._sources.peers = self._peers.open(wall_s())
         server = AdminServer(application(self._endpoints()), self._listening())
         await server.start()
+        self._lane = NodeLane(self._boot, loop, self._memory.own_metrics())
         ticking = asyncio.create_task(self._tick())
         self._memory.ready(self._boot.ports.http)
         ready(self._boot)
@@ -75,6 +79,7 @@ class Control:
         self._sources.draining = True
         await self._workers_gone()
         ticking.cancel()
+        await self._lane_drained()
         await server.stop()
 
     def _listening(self) -> socket.socket:
@@ -103,6 +108,7 @@ class Control:
         while True:
             self._memory.beat(boottime_us())
             self._sources.peers = self._peers.tick(wall_s())
+            self._lane.tick()
             if self._ticks % SAMPLE_TICKS == 0:
                 self._sample()
             self._ticks += 1
@@ -115,6 +121,14 @@ class Control:
         except Exception as error:  # noqa: BLE001 - counted and shown; a report that fails must not end control
             self._sampling.failed(error)
         self._sampling.ran(time.perf_counter() - began)
+
+    async def _lane_drained(self) -> None:
+        """Peers are told; what they asked before is answered, within the drain's time."""
+        self._lane.drain()
+        end = time.monotonic() + LANE_DRAIN_SECONDS
+        while not self._lane.drained and time.monotonic() < end:
+            await asyncio.sleep(LANE_LOOK_SECONDS)
+        self._lane.close()
 
     async def _workers_gone(self) -> None:
         """Until every worker has ended; the supervisor kills what takes too long, control included."""

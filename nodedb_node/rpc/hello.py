@@ -19,8 +19,9 @@ VERSION_MIN = 1
 VERSION_MAX = 1
 ALPN = "nodedb-lane"
 
-HELLO_TYPE = 1
-WELCOME_TYPE = 2
+# A tool's lane, and "whichever lane it is" where it dials one; the node that is dialled without being known.
+ANY_LANE = Process(0xFFFF)
+ANYONE = NodeId("")
 
 
 class Feature(IntEnum):

@@ -15,13 +15,16 @@ from nodedb_node.config import Config
 
 
 class Ports(Struct, frozen=True):
-    """Resolved TCP ports, none is 0. The supervisor keeps each reserved, so a listener needs SO_REUSEPORT."""
+    """Resolved ports, none is 0. The supervisor keeps each TCP port reserved, so a listener needs SO_REUSEPORT; the UDP
+    sockets are its own and handed down (`Boot.lane_fd`): two sockets on one UDP port would share its datagrams."""
 
     clients_host: str
     clients: int  # shared by all workers
     workers: list[int]  # by worker
     http_host: str
     http: int
+    peers_host: str = ""
+    peers: list[int] = []  # UDP, by process: control first
 
 
 class Boot(Struct, frozen=True, kw_only=True):
@@ -46,6 +49,7 @@ class Boot(Struct, frozen=True, kw_only=True):
     bell_fds: list[int]  # by process: eventfd doorbells
     status_fd: int  # to the supervisor: child.py writes it
     config: Config
+    lane_fd: int = -1  # this process's UDP socket, bound; the supervisor keeps it, so it outlives a restart. -1 = none
     to_workers: int = 0  # of workers.redistribute alone: the layout to fill
     to_layout_dir: str = ""
 

@@ -117,6 +117,14 @@ def holder(path: str) -> str | None:
         os.close(fd)
 
 
+def identity_of(path: str) -> NodeFile:
+    """Whose directory it is, locked or not; StartError when it is nobody's."""
+    raw = _contents(path, "node.json")
+    if raw is None:
+        raise StartError(Exit.NO_INPUT, f"{path} is not a node's data directory; name one with --data-dir")
+    return _decoded(path, "node.json", raw, NodeFile)
+
+
 def _lock(path: str) -> int:
     try:
         os.makedirs(path, mode=0o700, exist_ok=True)

@@ -24,6 +24,7 @@ class Reservation:
     """The node's ports; close() gives them back."""
 
     def __init__(self, config: Config, workers: int) -> None:
+        self.lanes: list[socket.socket] = []  # UDP, by process
         self._sockets: list[socket.socket] = []
         self._patience = time.monotonic() + PATIENCE_S
         take = self._take
@@ -40,10 +41,36 @@ class Reservation:
                 for i in range(workers)
             ]
             http = take(config.http_bind, config.http.port, "http", "--http-port or [http] port")
+            lanes = self._lanes(config, workers)
         except StartError:
             self.close()
             raise
-        self.ports = Ports(config.clients_bind, clients, of_workers, config.http_bind, http)
+        self.ports = Ports(
+            config.clients_bind, clients, of_workers, config.http_bind, http, config.peers_bind, lanes
+        )
+
+    def _lanes(self, config: Config, workers: int) -> list[int]:
+        """The UDP sockets of all processes."""
+        peers = config.peers
+        self._lane(config.peers_bind, peers.port, "control's lane", "--peer-port or [peers] port")
+        for i in range(workers):
+            port = peers.worker_port + i if peers.worker_port else 0
+            self._lane(config.peers_bind, port, f"lane of worker {i}", "--peer-worker-port or [peers] worker_port")
+        return [int(lane.getsockname()[1]) for lane in self.lanes]
+
+    def _lane(self, host: str, port: int, what: str, knob: str) -> None:
+        if port > 65535:
+            raise StartError(Exit.CONFIG, f"port {port} ({what}) does not exist; choose a lower one with {knob}")
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        lane = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
+        try:
+            lane.bind((host, port))
+        except OSError as error:
+            lane.close()
+            if error.errno == errno.EADDRINUSE:
+                raise _in_use(host, port, what, knob) from error
+            raise _refusal(error, host, port) from error
+        self.lanes.append(lane)
 
     def _take(self, host: str, port: int, what: str, knob: str) -> int:
         if port > 65535:
@@ -58,9 +85,10 @@ class Reservation:
         return int(held.getsockname()[1])
 
     def close(self) -> None:
-        for held in self._sockets:
+        for held in (*self._sockets, *self.lanes):
             held.close()
         self._sockets.clear()
+        self.lanes.clear()
 
 
 def _bind(host: str, port: int) -> socket.socket | None:

@@ -56,7 +56,7 @@ def run(config: Config, started_us: int) -> int:
         data.remove_others()
         reservation = Reservation(config, plan.workers)
         try:
-            return Supervisor(config, plan, data, reservation.ports, started_us).run()
+            return Supervisor(config, plan, data, reservation, started_us).run()
         finally:
             reservation.close()
     finally:
@@ -133,8 +133,11 @@ def _plan(cpu: CpuSection) -> pinplan.Plan:
 class Supervisor:
     """One run of the node."""
 
-    def __init__(self, config: Config, plan: pinplan.Plan, data: DataDir, ports: Ports, started_us: int) -> None:
+    def __init__(
+        self, config: Config, plan: pinplan.Plan, data: DataDir, reservation: Reservation, started_us: int
+    ) -> None:
         self.started_us = started_us
+        self.lane_fds = [lane.fileno() for lane in reservation.lanes]
         self.watch = Watch(plan.workers + 1, config.supervise)
         self.shared = Shared(plan.workers + 1, config.ring.bytes)
         self.shared.publish_routes(one_node(data.layout.groups, plan.workers))
@@ -157,7 +160,7 @@ class Supervisor:
             groups=data.layout.groups,
             data_dir=data.path,
             layout_dir=data.layout_dir,
-            ports=ports,
+            ports=reservation.ports,
             pins=plan.pins,
             memory_nodes=plan.memory_nodes,
             shm_fd=self.shared.fd,
@@ -214,7 +217,9 @@ class Supervisor:
 
     def _spawn(self, process: int) -> int:
         role = "worker" if process else "control"
-        boot = replace_boot(self.boot, role, process, self.watch.children[process].generation)
+        boot = replace_boot(
+            self.boot, role, process, self.watch.children[process].generation, self.lane_fds[process]
+        )
         return spawn(MODULES[role], boot, f"boot-{process_name(Process(process))}")
 
     def _reap(self) -> None:
@@ -282,6 +287,8 @@ class Supervisor:
             clients=f"{ports.clients_host}:{ports.clients}",
             workers=ports.workers,
             http=f"{ports.http_host}:{ports.http}",
+            peers=f"{ports.peers_host}:{ports.peers[0]}",
+            lanes=ports.peers[1:],
             pinned=any(self.boot.pins),
             pid=os.getpid(),
             start_ms=(now_us() - self.started_us) // 1000,
@@ -301,6 +308,6 @@ class Supervisor:
             self.notifier.tell("WATCHDOG=1")
 
 
-def replace_boot(boot: Boot, role: str, process: int, generation: int) -> Boot:
+def replace_boot(boot: Boot, role: str, process: int, generation: int, lane_fd: int) -> Boot:
     """The same node, told to another process or life."""
-    return msgspec.structs.replace(boot, role=role, process=process, generation=generation)
+    return msgspec.structs.replace(boot, role=role, process=process, generation=generation, lane_fd=lane_fd)

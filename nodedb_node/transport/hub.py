@@ -378,7 +378,7 @@ class Hub:
         assert moved
         self._dialling.pop(session.link, None)
         session.key, session.generation, session.version, session.bulk = key, peer.generation, found, peer.bulk
-        session.since_us = now
+        session.since_us, session.software = now, peer.software
         self.figures.sessions += 1
         for old, why in admission.close:
             self._close(self._sessions[old], why, "a newer start of this process is here", now)
@@ -391,10 +391,12 @@ class Hub:
 
     def _judge(self, session: Session, peer: Hello) -> int | Refusal:
         key = self._dialling.get(session.link)
-        verdict = hello.judge(self.local, peer, session.certified, key.peer if key is not None else None)
+        dialled = key.peer if key is not None and key.peer != hello.ANYONE else None
+        verdict = hello.judge(self.local, peer, session.certified, dialled)
         if isinstance(verdict, Refusal):
             return verdict
-        if peer.to_lane != self.local.lane or (key is not None and (peer.lane, peer.bulk) != (key.lane, key.bulk)):
+        wanted = key is None or key.lane == hello.ANY_LANE or (peer.lane, peer.bulk) == (key.lane, key.bulk)
+        if peer.to_lane not in (self.local.lane, hello.ANY_LANE) or not wanted:
             return Refusal(Why.IDENTITY, f"lane {peer.to_lane} is wanted, this is lane {self.local.lane}")
         return verdict
 

@@ -15,7 +15,7 @@ import os
 import random
 import time
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from aioquic._buffer import Buffer
 from aioquic.quic import events
@@ -28,6 +28,7 @@ from nodedb_node.ids import NodeId, Process
 from nodedb_node.native.udp import Udp
 from nodedb_node.rpc.frame import Kind
 from nodedb_node.rpc.hello import Local, Why
+from nodedb_node.transport.credentials.live import Own
 from nodedb_node.transport.credentials.reasons import Reason, Refusal
 from nodedb_node.transport.credentials.verify import Expected, PeerIdentity
 from nodedb_node.transport.hub import Hub
@@ -58,14 +59,6 @@ WHY_OF_REASON: dict[Reason, Why] = {
 }
 
 
-class Own(NamedTuple):
-    """What we show: certificate, what is sent beside it, private key (cryptography's objects)."""
-
-    certificate: Any
-    chain: Sequence[Any]
-    key: Any
-
-
 class Credentials(Protocol):
     """Who we are and whom we let in; both may change at any time."""
 
@@ -78,6 +71,9 @@ class Credentials(Protocol):
 
     def reset_key(self) -> bytes:
         """A secret that the next start of this node has too."""
+
+    def reload(self) -> bool:
+        """Take over what changed; True: peers are to be judged again."""
 
 
 class EndpointFigures(Struct):
@@ -197,7 +193,7 @@ class Endpoint:
         config = configuration(True, own.certificate, list(own.chain), own.key)
         quic = LaneQuic(config, self._reset_token, demand_certificate=False)
         conn = Conn(quic, addr, True, link, now)
-        conn.expected = expected
+        conn.expected = expected or None
         self._add(conn, quic.host_cid)
         quic.connect(addr, now)
         self._touch(conn)
@@ -228,11 +224,21 @@ class Endpoint:
             if conn.closing:
                 self._say_again(conn)
                 continue
-            conn.quic.receive_datagram(data, addr, now)
-            self._touched.add(conn)
+            self._feed(conn, data, addr, now)
         for addr in self.udp.unreachable():
             self._unreachable(addr)
         self._turn()
+
+    def _feed(self, conn: Conn, data: bytes, addr: tuple[str, int], now: float) -> None:
+        try:
+            conn.quic.receive_datagram(data, addr, now)
+        except Exception as error:  # noqa: BLE001 - whatever a peer's bytes do to the library, it is that peer's end only
+            log.exception("a connection failed", peer=_shown(addr), error=error)
+            conn.dead = True
+            self._drop(conn)
+            self._tell(conn, None, "the connection failed")
+            return
+        self._touched.add(conn)
 
     def _turn(self) -> None:
         """Events, then the hub's writing, then datagrams."""
@@ -410,6 +416,7 @@ class Endpoint:
         conn.dead = True
         why = _why(event)
         text = event.reason_phrase or f"QUIC error {event.error_code:#x}"
+        text = "nothing was heard" if text == "Idle timeout" else text
         self._tell(conn, why, text[:200])
 
     def _tell(self, conn: Conn, why: Why | None, text: str) -> None:

@@ -71,6 +71,7 @@ class Session:
         self.key: Key | None = None
         self.generation = 0
         self.version = 0
+        self.software = ""
         self.since_us = now_us
         self.said_goaway = False
         self.heard_goaway = False

@@ -33,7 +33,8 @@ def samples(found: Iterable[Metric]) -> dict[tuple[str, tuple[tuple[str, str], .
 def test_every_word_of_the_counter_block_is_exposed_once() -> None:
     sources = [metric.source for metric in registry.WORKER_METRICS]
     assert len(sources) == len(set(sources))
-    assert set(sources) | registry.PROCESS_WORDS == WORDS.keys() | HISTOGRAMS.keys()
+    lanes = {metric.source for metric in registry.LANE_METRICS}
+    assert set(sources) | registry.PROCESS_WORDS | lanes == WORDS.keys() | HISTOGRAMS.keys()
     histograms = {metric.source for metric in registry.WORKER_METRICS if metric.kind is registry.Kind.HISTOGRAM}
     assert histograms == HISTOGRAMS.keys()
 

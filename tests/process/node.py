@@ -105,7 +105,8 @@ class Node:
 
     def _flags(self) -> list[str]:
         flags = ["--data-dir", str(self.data_dir), "--workers", str(self.workers), "--http-port", str(self.http_port)]
-        return [*flags, "--port", str(self.port), "--worker-port", str(self.worker_ports[0])]
+        flags += ["--port", str(self.port), "--worker-port", str(self.worker_ports[0])]
+        return [*flags, "--peer-port", "0", "--peer-worker-port", "0"]
 
     def environment(self) -> dict[str, str]:
         env = {name: value for name, value in os.environ.items() if not name.startswith("NODEDB_")}

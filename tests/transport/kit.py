@@ -14,11 +14,12 @@ from nodedb_node.native.udp import ALL, Udp, bound
 from nodedb_node.rpc.hello import Local
 from nodedb_node.transport.credentials import authority, spiffe, trust, verify
 from nodedb_node.transport.credentials.authority import SigningKey
+from nodedb_node.transport.credentials.live import Own
 from nodedb_node.transport.credentials.reasons import Refusal
 from nodedb_node.transport.credentials.trust import Membership
 from nodedb_node.transport.credentials.verify import Expected, PeerIdentity
 from nodedb_node.transport.interface import Address
-from nodedb_node.transport.quic import Endpoint, Own
+from nodedb_node.transport.quic import Endpoint
 from tests.sim.transport import Recorder
 
 CLUSTER = ClusterId("c" * 32)
@@ -76,6 +77,9 @@ class TestCredentials:
 
     def judge(self, chain_der: Sequence[bytes], expected: Expected) -> PeerIdentity | Refusal:
         return verify.verify_peer(chain_der, self.trust, int(time.time()), expected)
+
+    def reload(self) -> bool:
+        return False
 
     def reset_key(self) -> bytes:
         return hashlib.sha256(self.key.der()).digest()

@@ -18,10 +18,10 @@ from cryptography.hazmat.primitives.serialization import (
 from nodedb_node.ids import ClusterId, NodeId
 from nodedb_node.transport.credentials import authority, spiffe, trust, verify
 from nodedb_node.transport.credentials.authority import SigningKey
+from nodedb_node.transport.credentials.live import Own
 from nodedb_node.transport.credentials.reasons import Refusal
 from nodedb_node.transport.credentials.trust import Membership, Trust
 from nodedb_node.transport.credentials.verify import Expected, PeerIdentity
-from nodedb_node.transport.quic import Own
 
 CLUSTER = ClusterId("c" * 32)
 
@@ -62,6 +62,9 @@ class FileCredentials:
 
     def judge(self, chain_der: Sequence[bytes], expected: Expected) -> PeerIdentity | Refusal:
         return verify.verify_peer(chain_der, self._trust, int(time.time()), expected)
+
+    def reload(self) -> bool:
+        return False
 
     def reset_key(self) -> bytes:
         raw = self._key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())

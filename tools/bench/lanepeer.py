@@ -70,7 +70,8 @@ class LaneSide:
     def on_frame(self, arrival: Any) -> None:
         self.received += len(arrival.body)
         if arrival.id:
-            body = json.dumps({"received": self.received, "cpu": cpu_s()}).encode() if arrival.type == 41 else arrival.body
+            report = json.dumps({"received": self.received, "cpu": cpu_s()}).encode()
+            body = report if arrival.type == 41 else arrival.body
             self.hub.reply(arrival, Answer(body))
 
     def on_peer(self, event: Any) -> None:

@@ -173,6 +173,8 @@ class NodeServer(Server):
             self.worker_port = free_ports(self.workers)
         words = ["--data-dir", str(self.directory / "data"), "--bind", "127.0.0.1", "--port", str(self.port)]
         words += ["--worker-port", str(self.worker_port), "--http-port", str(self.http_port)]
+        if (self.tree / "nodedb_node" / "transport" / "quic.py").exists():  # a tree before lanes has no such options
+            words += ["--peer-port", "0", "--peer-worker-port", "0"]
         return [python(self.tree), "-m", "nodedb_node", "start", *words, "--workers", str(self.workers), *self.options]
 
     @property

@@ -24,6 +24,7 @@ PARTS = (
     ("The node", registry.NODE_METRICS),
     ("Peers", registry.PEER_METRICS),
     ("Processes", registry.PROCESS_METRICS),
+    ("Lanes: sessions with processes of other nodes", registry.LANE_METRICS),
     ("Workers", registry.WORKER_METRICS),
     ("Loops of the control process", registry.LOOP_METRICS),
 )
