@@ -40,7 +40,7 @@ class Memory:
 
     def own_metrics(self) -> Any:
         """Control's own nd_metrics."""
-        return self._shared.metrics(CONTROL)
+        return self.shared.metrics(CONTROL)
 
     def beat(self, now_us: int) -> None:
         """Say that control's loop turns; the supervisor kills a process that stops saying so."""

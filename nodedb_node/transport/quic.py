@@ -232,7 +232,7 @@ class Endpoint:
     def _feed(self, conn: Conn, data: bytes, addr: tuple[str, int], now: float) -> None:
         try:
             conn.quic.receive_datagram(data, addr, now)
-        except Exception as error:  # noqa: BLE001 - whatever a peer's bytes do to the library, it is that peer's end only
+        except Exception as error:  # noqa: BLE001 - whatever a peer's bytes do to the library ends that peer only
             log.exception("a connection failed", peer=_shown(addr), error=error)
             conn.dead = True
             self._drop(conn)
