@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from msgspec import Struct
 
-from nodedb_node.admin.facts import NodeFacts, ProcessFacts, State, Usage
+from nodedb_node.admin.facts import NodeFacts, PeerFacts, ProcessFacts, State, Usage
 from nodedb_node.admin.readiness import Check, readiness
 from nodedb_node.native.metrics import Histogram
 from nodedb_node.transport.board import LaneBoard
@@ -109,6 +109,7 @@ class Document(Struct, frozen=True, kw_only=True):
     disk_size_bytes: int | None
     disk_free_bytes: int | None
     disk_floor_bytes: int
+    peers: PeerFacts = PeerFacts()
     processes: tuple[Process, ...]
     workers: tuple[Worker, ...]
     lanes: tuple[Lane, ...] = ()
@@ -143,6 +144,7 @@ def document(now: NodeFacts, earlier: NodeFacts | None) -> Document:
         disk_size_bytes=now.disk.size_bytes if now.disk else None,
         disk_free_bytes=now.disk.free_bytes if now.disk else None,
         disk_floor_bytes=now.limits.floor_bytes,
+        peers=now.peers,
         processes=tuple(_process(process) for process in now.processes),
         workers=tuple(_worker(worker, previous, interval) for worker, previous in pairs),
         lanes=tuple(_lane(name, board, now) for name, board in now.lanes),

@@ -6,12 +6,14 @@ at all is one line and exit code 69. It computes nothing that is not in the docu
 
 from __future__ import annotations
 
+import datetime
 import http.client
 from collections.abc import Iterable, Iterator, Sequence
 
 import click
 import msgspec
 
+from nodedb_node.admin.facts import PeerFacts
 from nodedb_node.admin.status import Document, Lane, Process, Worker
 from nodedb_node.cli.load import load_config
 from nodedb_node.config import Config
@@ -88,6 +90,7 @@ def lines(document: Document) -> Iterator[str]:
     )
     free, size = bytes_text(document.disk_free_bytes), bytes_text(document.disk_size_bytes)
     yield f"data {document.data_dir}  {free} free of {size}, writes stop at {bytes_text(document.disk_floor_bytes)}"
+    yield peers(document.peers)
     yield from (f"not ready: {reason}" for reason in document.reasons)
     yield f"limited by: {document.limited_by.name}" + (
         f" ({document.limited_by.detail})" if document.limited_by.name != "none" else ""
@@ -104,6 +107,16 @@ def lines(document: Document) -> Iterator[str]:
             yield from table(PEER_COLUMNS, (peer_row(process, peer) for process, peer in peers))
     if document.interval_seconds is not None:
         yield f"rates over the last {document.interval_seconds:.0f} s; quantiles since the process started"
+
+
+def peers(facts: PeerFacts) -> str:
+    """How nodes know each other."""
+    if facts.insecure:
+        return "peers INSECURE: nobody is checked and nothing between nodes is encrypted"
+    if not facts.certificate_not_after_s:
+        return "peers mtls, no certificate yet"
+    ends = datetime.datetime.fromtimestamp(facts.certificate_not_after_s, datetime.UTC)
+    return f"peers mtls, certificate ends {ends:%Y-%m-%d}, trust generation {facts.trust_generation}"
 
 
 PROCESS_COLUMNS = ("process", "state", "pid", "restarts", "cores", "cpu s", "rss", "pss", "last turn")

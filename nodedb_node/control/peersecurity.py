@@ -72,7 +72,7 @@ class PeerSecurity:
             self._keep_up(now_s)
             keeper.publish(now_s)
             refusal = keeper.refusal(now_s)
-        except (ChangeRefused, TrustError) as error:
+        except (ChangeRefused, TrustError, OSError) as error:
             raise StartError(Exit.DATA, f"the node cannot have a certificate: {error}") from error
         if refusal:
             raise StartError(Exit.DATA, f"peers would refuse this node, {refusal}; the log says why it is not renewed")

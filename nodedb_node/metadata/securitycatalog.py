@@ -46,6 +46,13 @@ class CatalogSecurity:
             return self._state(view)
 
     def change(self, expected: int, changes: Sequence[Change]) -> SecurityState:
+        try:
+            return self._change(expected, changes)
+        except lmdb.Error as error:
+            line = f"the catalog cannot be written: {error}; is the disk full?"
+            raise StartError(Exit.IO, line) from error
+
+    def _change(self, expected: int, changes: Sequence[Change]) -> SecurityState:
         with self._environment.begin(db=self._table, write=True) as transaction:
             before = self._state(transaction)
             after = apply_all(before, expected, changes)

@@ -213,7 +213,9 @@ def replace_file(path: str, name: str, content: bytes) -> None:
     temporary = os.path.join(path, f"{name}.tmp")
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:
-        os.write(fd, content + b"\n")
+        rest = memoryview(content + b"\n")
+        while rest:
+            rest = rest[os.write(fd, rest) :]  # a nearly full disk takes a part, then refuses
         os.fsync(fd)
     finally:
         os.close(fd)

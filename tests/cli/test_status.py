@@ -10,7 +10,7 @@ import msgspec
 import pytest
 from click.testing import CliRunner
 
-from nodedb_node.admin.facts import State
+from nodedb_node.admin.facts import PeerFacts, State
 from nodedb_node.admin.status import document
 from nodedb_node.cli import status
 from nodedb_node.config import Config, HttpSection, NodeSection
@@ -67,6 +67,18 @@ def test_what_is_wrong_is_said_before_the_tables() -> None:
     assert text.index("not ready:") < text.index("process ")
     down = next(line for line in text.splitlines() if line.startswith("worker-1"))
     assert down.split()[:4] == ["worker-1", "down", "-", "2"]
+
+
+@pytest.mark.parametrize(
+    ("facts", "line"),
+    [
+        (PeerFacts(insecure=True, insecure_warnings=3), "peers INSECURE: nobody is checked"),
+        (PeerFacts(), "peers mtls, no certificate yet"),
+        (PeerFacts(certificate_not_after_s=1_800_000_000, trust_generation=7), "ends 2027-01-15, trust generation 7"),
+    ],
+)
+def test_how_peers_know_each_other(facts: PeerFacts, line: str) -> None:
+    assert line in shown(document(node(peers=facts), None))
 
 
 def test_json_is_the_document_as_received() -> None:

@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nodedb_node.errors import StartError
+from nodedb_node.ids import ClusterId, NodeId
 from nodedb_node.metadata.catalog import Catalog
 from nodedb_node.metadata.security import (
     AUTHORITIES_MAX,
@@ -43,6 +44,8 @@ from nodedb_node.metadata.security import (
     Tidy,
     apply_all,
 )
+from nodedb_node.transport.credentials.files import CredentialFiles
+from nodedb_node.transport.credentials.keeper import Keeper
 
 NOW_S = 1_800_000_000
 A, B = b"a" * 32, b"b" * 32
@@ -299,6 +302,51 @@ def test_tidying(store: SecurityStore) -> None:
     assert state.nodes[N1].pins == (leaf("2").spki_sha256,)
     assert set(state.leaves) == {"1", "2"}
     assert not do(store, Tidy(NOW_S + 1001 + LEAVES_KEPT_S)).leaves
+
+
+def test_a_write_that_fails_is_told_and_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with catalog(tmp_path) as store:
+        before = founded(store)
+        monkeypatch.setattr("nodedb_node.metadata.securitycatalog.rows", _too_many)
+        with pytest.raises(StartError, match=r"cannot be written: .*MAP_FULL.*is the disk full"):
+            do(store, RecordLeaf(leaf("2")))
+        monkeypatch.undo()
+        assert store.read() == before
+        assert do(store, RecordLeaf(leaf("2"))).leaves["2"].recorded == before.generation + 1
+
+
+def _too_many(state: SecurityState) -> dict[bytes, bytes]:
+    """More than the catalog holds, for any state but the first."""
+    return {b"x%d" % number: bytes(1 << 20) for number in range(100 if len(state.leaves) > 1 else 1)}
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from nodedb_node.ids import ClusterId, NodeId
+from nodedb_node.metadata.catalog import Catalog
+from nodedb_node.transport.credentials.authority import SigningKey
+from nodedb_node.transport.credentials.files import CredentialFiles
+from nodedb_node.transport.credentials.keeper import Keeper
+path, first = sys.argv[1], int(sys.argv[2])
+with Catalog.open(Path(path) / "catalog") as catalog:
+    keeper = Keeper(catalog.security(), CredentialFiles(path), ClusterId("c" * 32), NodeId("1" * 40), 86400)
+    for number in range(first, first + 25):
+        keeper.custodian.issue(SigningKey.make().request("x"), NodeId(f"{number:040x}"), 1_800_000_000)
+"""
+
+
+def test_processes_that_write_at_once_lose_nothing(tmp_path: Path) -> None:
+    files = CredentialFiles(str(tmp_path))
+    with catalog(tmp_path) as store:
+        Keeper(store, files, ClusterId("c" * 32), NodeId(N1), 86400).open(NOW_S)
+        argv = [sys.executable, "-c", WRITER, str(tmp_path)]
+        writers = [subprocess.Popen([*argv, str(first)]) for first in (100, 200, 300)]
+        assert [writer.wait(60) for writer in writers] == [0, 0, 0]
+        state = store.read()
+    assert len(state.leaves) == 76
+    assert len({leaf.recorded for leaf in state.leaves.values()}) == 76
+    assert all(len(node.pins) == 1 for node in state.nodes.values())
 
 
 def test_rows_with_keys_do_not_show_them() -> None:

@@ -11,6 +11,7 @@ from nodedb_node.control.peersecurity import INSECURE, RETRY_S, WARNED_S, PeerSe
 from nodedb_node.errors import StartError
 from nodedb_node.metadata.catalog import Catalog
 from nodedb_node.supervisor.boot import Boot, Ports
+from nodedb_node.transport.credentials import files
 from nodedb_node.transport.credentials.authority import DAY_S, LIST_S
 from nodedb_node.transport.credentials.files import CredentialFiles
 from tests.transport.credentials.kit import CLUSTER, NODE, NOW_S
@@ -78,8 +79,9 @@ def test_insecure_is_said_at_once_and_every_minute_and_makes_nothing(
 
 
 def test_what_keeps_a_renewal_from_succeeding_is_told_and_tried_again(
-    tmp_path: Path, store: MemoryStore, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, store: MemoryStore, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(files, "LOCK_WAIT_S", 0.0)
     one, loop = security(tmp_path, store)
     one.open(NOW_S)
     due_s = NOW_S + 25 * DAY_S

@@ -1,12 +1,13 @@
 """Groups of a new directory, and files replaced atomically."""
 
+import os
 from pathlib import Path
 
 import pytest
 
 from nodedb_node.config import CpuSection
 from nodedb_node.errors import Exit, StartError
-from nodedb_node.supervisor.datadir import groups_for, open_data_dir
+from nodedb_node.supervisor.datadir import groups_for, holder, open_data_dir, replace_file
 from nodedb_node.supervisor.run import at_most
 
 
@@ -50,3 +51,18 @@ def test_data_without_identity_is_not_taken_over(tmp_path: Path) -> None:
     (tmp_path / "node.json").unlink()
     with pytest.raises(StartError, match=r"no node\.json"):
         open_data_dir(str(tmp_path), 1)
+
+
+def test_a_write_that_takes_a_part_is_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda fd, data: write(fd, data[:3]))
+    replace_file(str(tmp_path), "file", b"0123456789")
+    assert (tmp_path / "file").read_bytes() == b"0123456789\n"
+
+
+def test_the_holder_of_a_directory(tmp_path: Path) -> None:
+    assert holder(str(tmp_path)) is None
+    held = open_data_dir(str(tmp_path), 1)
+    assert holder(str(tmp_path)) == str(os.getpid())
+    held.close()
+    assert holder(str(tmp_path)) is None

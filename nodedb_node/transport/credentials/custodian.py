@@ -43,7 +43,7 @@ from nodedb_node.transport.credentials.schedule import list_due_s, renewal_due_s
 from nodedb_node.transport.credentials.sealing import SealError, SealingKey, authority_purpose, seal
 from nodedb_node.transport.credentials.trust import Membership, Trust
 
-ATTEMPTS = 8  # of a change that another process overtakes
+ATTEMPTS = 64  # of a change that other processes overtake: each time one of them got further
 CLOCK_FLOOR_S = 1_735_689_600  # 2025: what is dated before was dated by a clock that nobody had set
 LEAF_S_MIN = 3_600
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import fcntl
 import os
 import stat
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -32,6 +33,8 @@ from nodedb_node.transport.credentials.sealing import SealingKey
 from nodedb_node.transport.credentials.trust import Membership, Trust
 
 FILE_BYTES_MAX = 64 << 20
+LOCK_WAIT_S = 1.0
+LOCK_POLL_S = 0.01
 SEALING, NODE, NEXT, TRUST = "sealing.key", "node.pem", "next.key", "trust"
 
 
@@ -70,13 +73,16 @@ class CredentialFiles:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Alone among the processes that change keys; StartError when another one is at it."""
+        """Alone among the processes that change keys: each takes milliseconds; StartError when one takes longer."""
         descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            deadline = time.monotonic() + LOCK_WAIT_S
+            while not _lock(descriptor):
+                if time.monotonic() > deadline:
+                    line = f"{self.path} is being changed by another process; try again"
+                    raise StartError(Exit.TEMPORARY, line)
+                time.sleep(LOCK_POLL_S)
             yield
-        except BlockingIOError as error:
-            raise StartError(Exit.TEMPORARY, f"{self.path} is being changed by another process; try again") from error
         finally:
             os.close(descriptor)
 
@@ -189,3 +195,11 @@ class CredentialFiles:
 
     def _damaged(self, name: str) -> StartError:
         return StartError(Exit.DATA, f"{self.path}/{name} is damaged; restore it from a backup")
+
+
+def _lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    except BlockingIOError:
+        return False

@@ -465,7 +465,10 @@ def test_a_life_that_is_cut_at_any_step_is_taken_up_again(tmp_path: Path, monkey
         assert row.added > 2, "the authority was rotated"
 
 
-def test_two_that_change_keys_at_once_are_told(store: MemoryStore, tmp_path: Path) -> None:
+def test_two_that_change_keys_at_once_are_told(
+    store: MemoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "LOCK_WAIT_S", 0.05)
     one = keeper(store, tmp_path)
     one.open(NOW_S)
     with CredentialFiles(str(tmp_path)).locked(), pytest.raises(StartError, match="being changed by another process"):
