@@ -90,7 +90,7 @@ def lines(document: Document) -> Iterator[str]:
     )
     free, size = bytes_text(document.disk_free_bytes), bytes_text(document.disk_size_bytes)
     yield f"data {document.data_dir}  {free} free of {size}, writes stop at {bytes_text(document.disk_floor_bytes)}"
-    yield peers(document.peers)
+    yield security(document.peers)
     yield from (f"not ready: {reason}" for reason in document.reasons)
     yield f"limited by: {document.limited_by.name}" + (
         f" ({document.limited_by.detail})" if document.limited_by.name != "none" else ""
@@ -109,7 +109,7 @@ def lines(document: Document) -> Iterator[str]:
         yield f"rates over the last {document.interval_seconds:.0f} s; quantiles since the process started"
 
 
-def peers(facts: PeerFacts) -> str:
+def security(facts: PeerFacts) -> str:
     """How nodes know each other."""
     if facts.insecure:
         return "peers INSECURE: nobody is checked and nothing between nodes is encrypted"

@@ -10,7 +10,6 @@ names and dates.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 
 from nodedb_node import log
 from nodedb_node.admin.facts import PeerFacts
@@ -22,7 +21,7 @@ from nodedb_node.supervisor.boot import Boot
 from nodedb_node.transport.credentials.authority import DAY_S
 from nodedb_node.transport.credentials.files import CredentialFiles
 from nodedb_node.transport.credentials.keeper import Keeper
-from nodedb_node.transport.credentials.live import InsecureCredentials, LiveCredentials
+from nodedb_node.transport.credentials.live import LiveCredentials
 from nodedb_node.transport.credentials.trust import TrustError
 
 WARNED_S = 60
@@ -35,15 +34,8 @@ def wall_s() -> int:
     return time.time_ns() // 1_000_000_000
 
 
-def credentials(boot: Boot, clock: Callable[[], int]) -> LiveCredentials | InsecureCredentials:
-    """What a process of this node shows to peers and judges them by; every process has its own."""
-    if boot.config.peers.security == "insecure":
-        return InsecureCredentials(ClusterId(boot.cluster_id), NodeId(boot.node_id), clock())
-    return LiveCredentials(CredentialFiles(boot.data_dir), clock)
-
-
 class PeerSecurity:
-    """Of one control process; `credentials` are those of its own lane."""
+    """Of one control process."""
 
     def __init__(self, store: SecurityStore, boot: Boot, loop: LoopMetrics) -> None:
         self._store = store
@@ -52,7 +44,7 @@ class PeerSecurity:
         self._insecure = boot.config.peers.security == "insecure"
         self._files = CredentialFiles(boot.data_dir)
         self._keeper: Keeper | None = None
-        self.credentials = credentials(boot, wall_s)
+        self._written = LiveCredentials(self._files, wall_s)
         self._facts = PeerFacts(insecure=self._insecure)
         self._warned_s = 0
         self._warnings = 0
@@ -104,12 +96,11 @@ class PeerSecurity:
 
     def _reload(self) -> None:
         """Take over what was written, as every process of the node does."""
-        assert isinstance(self.credentials, LiveCredentials), "insecure mode has nothing to read"
-        if not self.credentials.reload():
+        if not self._written.reload():
             return
-        trusted = self.credentials.trust
+        trusted = self._written.trust
         self._facts = PeerFacts(
-            certificate_not_after_s=int(self.credentials.own().certificate.not_valid_after_utc.timestamp()),
+            certificate_not_after_s=int(self._written.own().certificate.not_valid_after_utc.timestamp()),
             authority_not_after_s=max(found.not_after_s for found in trusted.authorities),
             list_next_update_s=min(found.revocations.next_update_s for found in trusted.authorities),
             authorities=len(trusted.authorities),
