@@ -96,7 +96,7 @@ int nd_engine_conn_access(nd_engine *e, uint32_t idx, uint32_t gen, nd_conn_acce
     conn *c = find(e, idx, gen);
     if (!c)
         return 0;
-    *out = (nd_conn_access){.authenticated = c->authenticated, .name = (const uint8_t *)""};
+    *out = (nd_conn_access){.authenticated = c->authenticated, .name = (const uint8_t *)"", .tls = c->ssl != NULL};
     if (c->user) {
         out->name = c->user->name;
         out->name_len = c->user->name_len;
@@ -161,13 +161,13 @@ static bool loopback(const struct sockaddr_storage *from)
     return from->ss_family != AF_INET6 || IN6_IS_ADDR_LOOPBACK(a) || (IN6_IS_ADDR_V4MAPPED(a) && a->s6_addr[12] == 127);
 }
 
-bool access_welcomes(nd_engine *e, int fd, const void *address)
+bool access_welcomes(nd_engine *e, int fd, const void *address, bool tls)
 {
     const char *text = e->access.protect;
     if (!text || !open_to_all(e->access.default_user) || loopback(address))
         return true;
     e->m->protected_refusals++;
-    if (send(fd, text, strlen(text), MSG_NOSIGNAL) < 0)
+    if (!tls && send(fd, text, strlen(text), MSG_NOSIGNAL) < 0)
         e->m->errors++;
     close(fd);
     return false;
@@ -186,8 +186,10 @@ void nd_engine_auth_limit(nd_engine *e, uint32_t auth_ms)
 
 bool access_overdue(nd_engine *e, const conn *c)
 {
-    return e->access.auth_ms && !c->authenticated && c->python == PY_NONE &&
-           e->now_us - c->opened_us > e->access.auth_ms * 1000ull;
+    bool over = e->access.auth_ms && !c->authenticated && c->python == PY_NONE &&
+                e->now_us - c->opened_us > e->access.auth_ms * 1000ull;
+    e->m->auth_timeouts += over;
+    return over;
 }
 
 /* ---- mail between this worker and control ---- */

@@ -20,7 +20,7 @@ typedef struct nd_denial {
 } nd_denial;
 
 typedef struct nd_conn_access {
-    uint32_t authenticated;
+    uint32_t authenticated, tls;
     uint32_t name_len;
     const uint8_t *name;             /* of the user; valid until users change */
 } nd_conn_access;
@@ -69,7 +69,7 @@ void access_free(nd_engine *e);
 /* False: refused and answered. Only for connections that are not unrestricted. */
 bool access_permits(nd_engine *e, struct conn *c, const nd_cmdrow *row, const nd_arg *argv, uint32_t argc);
 /* False: protected mode; the client was told and its descriptor closed. */
-bool access_welcomes(nd_engine *e, int fd, const void *address);
-bool access_overdue(nd_engine *e, const struct conn *c);
+bool access_welcomes(nd_engine *e, int fd, const void *address, bool tls);
+bool access_overdue(nd_engine *e, const struct conn *c);             /* counted */
 void access_mail_in(nd_engine *e, const nd_ring_msg *msg);
 #endif

@@ -41,6 +41,6 @@ ffi.set_source(
     "\n".join(included),
     sources=sorted(f"csrc/{path.name}" for path in HERE.glob("*.c")),
     include_dirs=["csrc"],
-    libraries=["lmdb", "uring", "pthread", "m"],
+    libraries=["lmdb", "uring", "ssl", "crypto", "pthread", "m"],
     extra_compile_args=["-O2", "-g", "-std=gnu11", "-Wall", "-Wextra", "-Werror", "-Wno-unused-parameter", "-msse4.2"],
 )

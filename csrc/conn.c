@@ -19,7 +19,7 @@ static void watch(nd_engine *e, conn *c, int action)
 
 void conn_watch(nd_engine *e, conn *c) { watch(e, c, EPOLL_CTL_MOD); }
 
-conn *conn_new(nd_engine *e, int fd, uint32_t port_kind)
+conn *conn_new(nd_engine *e, int fd, uint32_t port_kind, bool tls)
 {
     if (e->free_conns.n == 0)
         return NULL;
@@ -35,6 +35,8 @@ conn *conn_new(nd_engine *e, int fd, uint32_t port_kind)
     nd_resp_init(&c->scan);
     nd_reply_init(&c->out);
     access_begin(e, c);
+    if (tls)
+        tls_begin(e, c);
     e->conns[idx] = c;
     e->conns_open++;
     e->m->connections_accepted++;
@@ -73,7 +75,8 @@ static bool send_some(nd_engine *e, conn *c)
     size_t left = c->out.len - c->sent;
     if (left == 0)
         return true;
-    ssize_t n = send(c->fd, c->out.buf + c->sent, left, MSG_NOSIGNAL);
+    const uint8_t *from = c->out.buf + c->sent;
+    ssize_t n = __builtin_expect(!c->ssl, 1) ? send(c->fd, from, left, MSG_NOSIGNAL) : tls_send(c, from, left);
     if (n <= 0)
         return n == 0 || errno == EAGAIN || errno == EINTR;
     c->sent += (size_t)n;
@@ -104,6 +107,8 @@ void conn_close(nd_engine *e, conn *c)
         peer_answered(e, s);
         slot_clear(c, s);
     }
+    if (c->ssl)
+        tls_end(e, c);
     close(c->fd); /* leaves the epoll set with its last descriptor */
     access_end(c);
     nd_resp_free(&c->scan);
@@ -208,7 +213,7 @@ void conn_complete(nd_engine *e, conn *c, uint32_t seq, const uint8_t *p, size_t
     }
     hold_to_limit(e, c);
     /* Unscanned bytes wait as well as unread ones: the socket may be empty, and then nothing else brings this back. */
-    if ((c->muted || c->in.len) && c->python == PY_NONE && !c->closing && c->tail - c->head < SLOTS_MAX / 2)
+    if ((c->muted || c->in.len || c->more) && c->python == PY_NONE && !c->closing && c->tail - c->head < SLOTS_MAX / 2)
         conn_resume(e, c);
 }
 
@@ -433,10 +438,8 @@ int nd_engine_expire(nd_engine *e, uint64_t now_us)
             conn_expire(e, c, now_ms);
         if (c && c->full && c->out.len > c->sent && now_us - c->took_us > e->cfg.deadline_ms * 1000ull)
             close_unread(e, c);
-        else if (c && access_overdue(e, c)) {
-            e->m->auth_timeouts++;
+        else if (c && (tls_overdue(e, c) || access_overdue(e, c)))
             conn_close(e, c);
-        }
     }
     for (uint32_t i = 0; i < e->calls_n;) {
         call k = e->calls[i];

@@ -52,6 +52,7 @@ typedef struct conn {
     uint8_t port_kind, resp;
     bool readonly, dirty, closing, watch_out, muted, resuming;
     bool authenticated, unrestricted; /* unrestricted: no command needs a look at the user's rules */
+    bool shaking, more, broken;    /* TLS: in its handshake; may have bytes to read at once; no goodbye can be said */
     uint16_t held;                 /* its next command waits for room at worker held - 1; 0 = it does not */
     bool full;                     /* has no room for a reply: not served until it reads */
     bool cut;                      /* above its output limit: gets nothing more, closed at the next flush */
@@ -70,11 +71,12 @@ typedef struct conn {
     uint32_t py_argc;
     char py_name[32];
     nd_acl_user *user;             /* NULL = nothing is checked */
+    struct ssl_st *ssl;            /* NULL = plain */
     uint64_t opened_us, last_us;
 } conn;
 enum { PY_NONE = 0, PY_WAITS = 1, PY_RUNS = 2 };
 
-conn *conn_new(nd_engine *e, int fd, uint32_t port_kind);
+conn *conn_new(nd_engine *e, int fd, uint32_t port_kind, bool tls);
 void conn_close(nd_engine *e, conn *c);
 slot *conn_slot(nd_engine *e, conn *c, bool write, uint32_t peer_number);
 void conn_complete(nd_engine *e, conn *c, uint32_t seq, const uint8_t *p, size_t n);

@@ -79,7 +79,7 @@ int nd_engine_new(const nd_engine_cfg *cfg, nd_store *store, nd_cmdtab *tab, nd_
     e->tab = tab;
     e->m = metrics;
     e->refuse = -1;
-    e->listen_fd[0] = e->listen_fd[1] = -1;
+    memset(e->listen_fd, -1, sizeof e->listen_fd);
     /* A connection's number and generation must not meet those of a former life of this process. */
     e->life = e->next_gen = (uint32_t)(cfg->generation * 2654435761u);
     e->conns = calloc(cfg->connections_max, sizeof *e->conns);
@@ -113,6 +113,7 @@ void nd_engine_free(nd_engine *e)
     batches_free(e);
     peers_free(e);
     access_free(e);
+    tls_free(e);
     for (uint32_t i = 0; i < e->done_n; i++)
         free(e->done[(e->done_head + i) % e->done_cap].p);
     free(e->done_last);

@@ -25,7 +25,6 @@
 
 /* cffi:begin */
 typedef struct nd_engine nd_engine;
-
 #define ND_TEXT_OVERLOAD 0
 #define ND_TEXT_NOSPACE 1
 #define ND_TEXT_UNKNOWN 2
@@ -79,6 +78,7 @@ typedef struct nd_conn_info {
 #define ND_EVENT_RING_CORRUPT 3
 #define ND_EVENT_PEER_RESTARTED 4
 #define ND_EVENT_QUERY_LIMIT 5
+#define ND_EVENT_TLS 6
 typedef struct nd_event {
     uint32_t kind, conn;
     uint64_t value;

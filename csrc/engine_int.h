@@ -3,6 +3,7 @@
 #define ND_ENGINE_INT_H
 #include "access.h"
 #include "conn.h"
+#include "tls.h"
 
 #define READ_BYTES 65536           /* one read of a socket */
 #define OUTPUT_PER_TURN 8388608    /* reply bytes made in one turn for pipelines, once for new input and once for input kept */
@@ -75,7 +76,7 @@ struct nd_engine {
     nd_ringset *rings;
     nd_page *page;
     int epoll_fd;
-    int listen_fd[2];
+    int listen_fd[4];              /* by port kind, | ND_LISTEN_TLS */
     uint64_t now_us, stamp;
     size_t made;                   /* bytes of replies made since the turn, or its second half, began */
     int fatal;
@@ -92,14 +93,12 @@ struct nd_engine {
     nd_wal_rec *recs;
     batch **rec_batches;
     uint32_t recs_n;
-
     peer *peers;                   /* by worker number */
     call *calls;
     uint32_t calls_n, calls_cap;
     call_done *done;
     uint32_t done_head, done_n, done_cap;
     uint8_t *done_last;
-
     nd_event events[64];
     uint32_t events_head, events_n;
     nd_reply reply;                /* scratch */
@@ -111,6 +110,7 @@ struct nd_engine {
     uint32_t ports[ND_WORKERS_MAX];
     const nd_cmdrow *expire_row;
     access_state access;
+    tls_state tls;
 };
 
 /* util (engine.c) */

@@ -48,7 +48,8 @@ static void moved(nd_engine *e, conn *c, uint32_t slot_number, uint32_t worker)
         if (!address || !inet_ntop(sa.ss_family, address, host, sizeof host))
             host[0] = 0;
     }
-    snprintf(text, sizeof text, "MOVED %u %s:%u", slot_number, host, e->ports[worker]);
+    uint32_t port = c->ssl ? e->tls.ports[worker] : e->ports[worker];
+    snprintf(text, sizeof text, "MOVED %u %s:%u", slot_number, host, port);
     conn_reply_text(e, c, text);
 }
 
@@ -308,7 +309,7 @@ static bool read_some(nd_engine *e, conn *c)
     if (!fresh && c->scan.bulk > (int64_t)room) /* the rest of a large value in as few reads as the socket allows */
         room = (size_t)c->scan.bulk;
     uint8_t *to = fresh ? e->rbuf : bytes_room(&c->in, room);
-    ssize_t n = recv(c->fd, to, room, 0);
+    ssize_t n = __builtin_expect(!c->ssl, 1) ? recv(c->fd, to, room, 0) : tls_recv(c, to, room);
     if (n <= 0) {
         if (n < 0 && (errno == EAGAIN || errno == EINTR))
             return true;
@@ -330,11 +331,21 @@ static bool read_some(nd_engine *e, conn *c)
         conn_close(e, c);
         return false;
     }
+    if (c->more) /* the socket may have nothing more to tell */
+        conn_resume(e, c);
     return true;
 }
 
 static void client_event(nd_engine *e, conn *c, uint32_t events)
 {
+    if (c->shaking) {
+        int rc = tls_shake(e, c);
+        if (rc < 0)
+            conn_close(e, c);
+        if (rc <= 0)
+            return;
+        events |= EPOLLIN; /* what came with the last of the handshake */
+    }
     if (events & EPOLLOUT)
         conn_dirty(e, c), c->watch_out = false, conn_watch(e, c);
     if (events & EPOLLIN) {
@@ -360,6 +371,8 @@ static void resume_all(nd_engine *e)
         c->resuming = false;
         if (c->in.len)
             scan_kept(e, c);
+        if (c->more && !c->resuming && may_scan(e, c) && !read_some(e, c))
+            continue;
         if (c->muted && !c->resuming && may_scan(e, c)) {
             c->muted = false;
             conn_watch(e, c);
@@ -371,31 +384,40 @@ static void resume_all(nd_engine *e)
 
 /* ---- listening ---- */
 
-static void accept_some(nd_engine *e, uint32_t port_kind)
+static void refuse_client(nd_engine *e, int fd, bool tls)
 {
+    char line[176];
+    int n = snprintf(line, sizeof line, "-%s\r\n", e->texts[ND_TEXT_MAXCLIENTS]);
+    if (!tls && send(fd, line, (size_t)n, MSG_NOSIGNAL) < 0)
+        e->m->errors++;
+    close(fd);
+}
+
+static void accept_some(nd_engine *e, uint32_t listener)
+{
+    bool tls = listener & ND_LISTEN_TLS;
     for (int i = 0; i < ACCEPTS_PER_POLL; i++) {
         struct sockaddr_storage from = {0};
         socklen_t from_len = sizeof from;
-        int fd = accept4(e->listen_fd[port_kind], (struct sockaddr *)&from, &from_len, SOCK_NONBLOCK | SOCK_CLOEXEC);
+        int fd = accept4(e->listen_fd[listener], (struct sockaddr *)&from, &from_len, SOCK_NONBLOCK | SOCK_CLOEXEC);
         if (fd < 0)
             return; /* EAGAIN, a client that left, or no descriptors: the next poll tries again */
-        if (!access_welcomes(e, fd, &from))
+        if (!access_welcomes(e, fd, &from, tls))
             continue;
+        if (tls && !tls_has_room(e)) {
+            close(fd);
+            continue;
+        }
         int one = 1;
         setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
-        if (!conn_new(e, fd, port_kind)) {
-            char line[176];
-            int n = snprintf(line, sizeof line, "-%s\r\n", e->texts[ND_TEXT_MAXCLIENTS]);
-            if (send(fd, line, (size_t)n, MSG_NOSIGNAL) < 0)
-                e->m->errors++;
-            close(fd);
-        }
+        if (!conn_new(e, fd, listener & ~ND_LISTEN_TLS, tls))
+            refuse_client(e, fd, tls);
     }
 }
 
 int nd_engine_listen(nd_engine *e, int fd, uint32_t port_kind)
 {
-    ND_ASSERT(port_kind <= ND_PORT_WORKER && e->listen_fd[port_kind] < 0);
+    ND_ASSERT(port_kind <= (ND_PORT_WORKER | ND_LISTEN_TLS) && e->listen_fd[port_kind] < 0);
     struct epoll_event ev = {.events = EPOLLIN, .data.u32 = LISTENER | port_kind};
     if (epoll_ctl(e->epoll_fd, EPOLL_CTL_ADD, fd, &ev) < 0)
         return -errno;
@@ -405,7 +427,7 @@ int nd_engine_listen(nd_engine *e, int fd, uint32_t port_kind)
 
 void nd_engine_unlisten(nd_engine *e)
 {
-    for (int i = 0; i < 2; i++) {
+    for (int i = 0; i < 4; i++) {
         if (e->listen_fd[i] >= 0)
             close(e->listen_fd[i]);
         e->listen_fd[i] = -1;
@@ -418,6 +440,7 @@ static void poll_clients(nd_engine *e)
 {
     struct epoll_event events[EVENTS_PER_POLL];
     e->made = 0;
+    e->tls.left = HANDSHAKES_PER_TURN;
     if (e->resume.n)
         resume_all(e);
     e->made = 0; /* pipelines that go on do not use up the turn of those that begin */

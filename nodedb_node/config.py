@@ -91,6 +91,27 @@ class ClientsSection(Struct, frozen=True):
         Meta(ge=0, le=3_600_000),
         about("ms", "a connection that has not authenticated by then is closed; 0 = never"),
     ] = 60_000
+    tls: Annotated[
+        Literal["off", "both", "only"],
+        about("choice", "both = TLS on tls_port and tls_worker_port beside the plain ports; only = no port is plain"),
+    ] = "off"
+    tls_port: Annotated[Port, about("port", "as port, for TLS where plain ports exist too; 0 = any free one")] = 6380
+    tls_worker_port: Annotated[
+        Port, about("port", "as worker_port, for TLS where plain ports exist too; 0 = any free ones")
+    ] = 8000
+    tls_cert: Annotated[str, about("path", "PEM: the certificate and those between it and its authority")] = ""
+    tls_key: Annotated[str, about("path", "PEM: the certificate's key, without a passphrase")] = ""
+    tls_ca: Annotated[str, about("path", "PEM: authorities of clients' certificates")] = ""
+    tls_auth_clients: Annotated[
+        Literal["no", "optional", "yes"],
+        about("choice", "whether a client must show a certificate of tls_ca; passwords are asked all the same"),
+    ] = "no"
+    tls_handshake_ms: Annotated[
+        int, Meta(ge=100, le=60_000), about("ms", "a TLS handshake not finished by then is ended")
+    ] = 4_000
+    tls_handshakes_max: Annotated[
+        int, Meta(ge=1, le=100_000), about("handshakes", "at one time and worker; more are closed at the door")
+    ] = 256
     deadline_ms: Annotated[
         int, Meta(ge=10, le=600_000), about("ms", "a command not done by then is answered -DEADLINE or -UNKNOWN")
     ] = 4_000
@@ -318,6 +339,14 @@ def relations(config: Config) -> Iterator[str]:
         (
             wal.segment_bytes > ENTRY_BYTES_MAX + BATCH_BYTES_MAX,
             "[wal] segment_bytes must hold the largest entry, 17 MiB",
+        ),
+        (
+            clients.tls == "off" or (clients.tls_cert != "" and clients.tls_key != ""),
+            "[clients] tls needs tls_cert and tls_key",
+        ),
+        (
+            clients.tls == "off" or clients.tls_auth_clients == "no" or clients.tls_ca != "",
+            "[clients] tls_auth_clients needs tls_ca",
         ),
         (ring.bytes & (ring.bytes - 1) == 0, "[ring] bytes must be a power of two"),
         (

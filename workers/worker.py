@@ -9,7 +9,6 @@ import asyncio
 import gc
 import os
 import signal
-import socket
 import time
 import traceback
 from typing import Any
@@ -34,6 +33,7 @@ from nodedb_node.supervisor.boot import Boot
 from nodedb_node.transport.nodelane import NodeLane
 from workers.acl.access import Access
 from workers.commands.table import build_cmdtab
+from workers.frontend.doors import Doors
 from workers.frontend.facts import Figures
 from workers.frontend.sessions import Sessions
 from workers.shard import recovery
@@ -69,6 +69,9 @@ def run(boot: Boot) -> int:
         worker.start()
         loop.run_forever()
         worker.stop()
+    except StartError as error:
+        log.error("worker cannot start", reason=error)
+        return error.code.value
     except OSError as error:
         # A failed disk or store: what was not acknowledged is not promised, and another process recovers the rest.
         log.exception("worker stops", error=error)
@@ -116,6 +119,7 @@ class Worker:
         )
         self.hlc = Hlc(self.engine.stamp())
         self.turns = Turns(self.engine, self.log, self.hlc, self, now_us, wall_ms)
+        self.doors = Doors(boot, self.engine, self.metrics, self.loop)
         self.access = Access(
             AccessEngine(self.engine, self.table),
             self.metrics,
@@ -145,7 +149,7 @@ class Worker:
     def _on_welcome(self) -> None:
         """Control said that this worker has the users; until then nobody could be told from anybody else."""
         if not self._draining:
-            self._listen()
+            self.doors.listen()
             self._serve()
 
     def _give_up(self, error: StartError) -> None:
@@ -202,17 +206,6 @@ class Worker:
             engine.advertise(worker, boot.config.node.announce, port)
         engine.rings(self.rings.handle, self.page.handle)
         return engine
-
-    def _listen(self) -> None:
-        ports = self.boot.ports
-        for port, kind in ((ports.clients, native.PORT_SHARED), (ports.workers[self.boot.worker], native.PORT_WORKER)):
-            family = socket.AF_INET6 if ":" in ports.clients_host else socket.AF_INET
-            sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            sock.bind((ports.clients_host, port))
-            sock.listen(1024)
-            self.engine.listen(sock.detach(), kind)
 
     def _drain(self) -> None:
         """Take no more clients, answer what is owed, then end the loop."""

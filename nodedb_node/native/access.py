@@ -77,6 +77,10 @@ class AccessEngine:
             return b"", False
         return bytes(ffi.buffer(i.name, i.name_len)), bool(i.authenticated)
 
+    def speaks_tls(self, conn: int, gen: int) -> bool:
+        i = self._info
+        return bool(lib.nd_engine_conn_access(self._engine.handle, conn, gen, i)) and bool(i.tls)
+
     def judge(self, user: CompiledUser, argv: list[bytes]) -> tuple[int, int]:
         """(OK or DENIED_…, number of the argument that is a refused key); the command must be known, its arity
         right."""

@@ -41,6 +41,7 @@ def texts(deadline_ms: int) -> dict[int, str]:
 EVENT_MESSAGES: dict[int, str] = {
     lib.ND_EVENT_OUTPUT_LIMIT: "client closed: it does not read its replies",
     lib.ND_EVENT_QUERY_LIMIT: "client closed: its unread input is too long",
+    lib.ND_EVENT_TLS: "client closed: no TLS with it",
     lib.ND_EVENT_PROTOCOL: "client closed: protocol error",
     lib.ND_EVENT_RING_CORRUPT: "a peer's ring holds nonsense",
     lib.ND_EVENT_PEER_RESTARTED: "peer worker restarted",

@@ -27,6 +27,7 @@ class Member(Struct, frozen=True):
     slots: tuple[tuple[int, int], ...]  # inclusive ranges
     epoch: int
     up: bool = True  # its process serves now
+    tls: bool = False  # the port speaks TLS
 
 
 def member_id(node_id: str, worker: int) -> str:
@@ -44,14 +45,14 @@ def host_for(announce: str, local_address: str) -> str:
 
 
 def members_of_node(
-    node_id: str, host: str, ports: Sequence[int], routes: Sequence[Route], up: Sequence[bool]
+    node_id: str, host: str, ports: Sequence[int], routes: Sequence[Route], up: Sequence[bool], tls: bool = False
 ) -> list[Member]:
     """This node's workers; ports and up by worker."""
     members = []
     for worker, (port, serves) in enumerate(zip(ports, up, strict=True)):
         slots = tuple(slot_ranges(routes, THIS_NODE, worker))
         epochs = [route.epoch for route in routes if (route.node, route.worker) == (THIS_NODE, worker)]
-        members.append(Member(member_id(node_id, worker), host, port, 0, slots, max(epochs, default=0), serves))
+        members.append(Member(member_id(node_id, worker), host, port, 0, slots, max(epochs, default=0), serves, tls))
     return members
 
 
@@ -70,7 +71,7 @@ def shards(members: Sequence[Member]) -> Value:
 def _shard_node(member: Member) -> Value:
     return {
         "id": member.id,
-        "port": member.port,
+        "tls-port" if member.tls else "port": member.port,
         "ip": member.host,
         "endpoint": member.host,
         "role": "master",

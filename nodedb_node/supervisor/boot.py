@@ -25,6 +25,8 @@ class Ports(Struct, frozen=True):
     http: int
     peers_host: str = ""
     peers: list[int] = []  # UDP, by process: control first
+    tls: int = 0  # shared by all workers; 0 = no port of its own for TLS
+    tls_workers: list[int] = []  # by worker
 
 
 class Boot(Struct, frozen=True, kw_only=True):

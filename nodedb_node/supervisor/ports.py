@@ -30,23 +30,24 @@ class Reservation:
         take = self._take
         try:
             clients = take(config.clients_bind, config.clients.port, "clients", "--port or [clients] port")
-            first = config.clients.worker_port
-            of_workers = [
-                take(
-                    config.clients_bind,
-                    first + i if first else 0,
-                    f"worker {i}",
-                    "--worker-port or [clients] worker_port",
-                )
-                for i in range(workers)
-            ]
+            host, knob = config.clients_bind, "--worker-port or [clients] worker_port"
+            of_workers = self._take_in_row(host, config.clients.worker_port, workers, knob)
+            tls, tls_workers = self._take_tls(config, workers)
             http = take(config.http_bind, config.http.port, "http", "--http-port or [http] port")
             lanes = self._lanes(config, workers)
         except StartError:
             self.close()
             raise
         self.ports = Ports(
-            config.clients_bind, clients, of_workers, config.http_bind, http, config.peers_bind, lanes
+            clients_host=config.clients_bind,
+            clients=clients,
+            workers=of_workers,
+            http_host=config.http_bind,
+            http=http,
+            peers_host=config.peers_bind,
+            peers=lanes,
+            tls=tls,
+            tls_workers=tls_workers,
         )
 
     def _lanes(self, config: Config, workers: int) -> list[int]:
@@ -71,6 +72,20 @@ class Reservation:
                 raise _in_use(host, port, what, knob) from error
             raise _refusal(error, host, port) from error
         self.lanes.append(lane)
+
+    def _take_in_row(self, host: str, first: int, workers: int, knob: str) -> list[int]:
+        """A port for each worker, from `first` on; any free ones when that is 0."""
+        return [self._take(host, first + i if first else 0, f"worker {i}", knob) for i in range(workers)]
+
+    def _take_tls(self, config: Config, workers: int) -> tuple[int, list[int]]:
+        """The shared port and those of workers that TLS has beside the plain ones."""
+        clients = config.clients
+        if clients.tls != "both":
+            return 0, []
+        shared = self._take(config.clients_bind, clients.tls_port, "clients, TLS", "[clients] tls_port")
+        return shared, self._take_in_row(
+            config.clients_bind, clients.tls_worker_port, workers, "[clients] tls_worker_port"
+        )
 
     def _take(self, host: str, port: int, what: str, knob: str) -> int:
         if port > 65535:

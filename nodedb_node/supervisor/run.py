@@ -191,7 +191,7 @@ class Supervisor:
     @contextmanager
     def _signals(self) -> Iterator[None]:
         """Signals arrive as bytes in a pipe; nothing happens inside a handler."""
-        wanted = (*STOP_SIGNALS, signal.SIGCHLD)
+        wanted = (*STOP_SIGNALS, signal.SIGCHLD, signal.SIGHUP)
         before = {number: signal.signal(number, lambda *_: None) for number in wanted}
         previous = signal.set_wakeup_fd(self.wake_write, warn_on_full_buffer=False)
         try:
@@ -257,6 +257,8 @@ class Supervisor:
         for number in numbers:
             if number in STOP_SIGNALS:
                 self._on_stop_signal(number)
+            elif number == signal.SIGHUP:
+                log.info("certificates are read again by themselves when their files change; nothing to do")
 
     def _on_stop_signal(self, number: int) -> None:
         if self.watch.stopping:
@@ -286,6 +288,7 @@ class Supervisor:
             "ready",
             clients=f"{ports.clients_host}:{ports.clients}",
             workers=ports.workers,
+            **({"tls": ports.tls, "tls_workers": ports.tls_workers} if ports.tls else {}),
             http=f"{ports.http_host}:{ports.http}",
             peers=f"{ports.peers_host}:{ports.peers[0]}",
             lanes=ports.peers[1:],

@@ -31,7 +31,7 @@ def build_library() -> Path:
         partial = target.with_suffix(f".{os.getpid()}")
         sources = [str(path) for path in _sources()]
         include = f"-I{REPO / 'csrc'}"
-        libraries = ("-llmdb", "-luring", "-lpthread", "-lm")
+        libraries = ("-llmdb", "-luring", "-lssl", "-lcrypto", "-lpthread", "-lm")
         subprocess.run(["gcc", *FLAGS, include, "-o", str(partial), *sources, *libraries], check=True)
         partial.rename(target)
     return target

@@ -204,6 +204,9 @@ class Access:
     def user_of(self, conn: int, gen: int) -> tuple[bytes, bool]:
         return self._engine.user_of(conn, gen)
 
+    def speaks_tls(self, conn: int, gen: int) -> bool:
+        return self._engine.speaks_tls(conn, gen)
+
     def forget(self, conn: int, gen: int) -> None:
         self._engine.forget(conn, gen)
 

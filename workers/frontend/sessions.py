@@ -105,7 +105,9 @@ class CommandContext:
             for worker in map(Worker, range(boot.workers))
         ]
         name = view.host_for(boot.config.node.announce, self._address(local=True)[0])
-        return view.members_of_node(boot.node_id, name, boot.ports.workers, host.page.routes(), up)
+        tls = self.access.speaks_tls(self._command.conn, self._command.gen)
+        ports = boot.ports.tls_workers if tls and boot.ports.tls_workers else boot.ports.workers
+        return view.members_of_node(boot.node_id, name, ports, host.page.routes(), up, tls)
 
     def client_line(self) -> str:
         (peer_host, peer_port), (local_host, local_port) = self._address(local=False), self._address(local=True)
