@@ -24,7 +24,9 @@ from nodedb_node.supervisor.shared import Shared
 WAIT_SECONDS = 20
 WORKERS = 2
 EPHEMERAL = Config(
-    clients=msgspec.structs.replace(Config().clients, port=0, worker_port=0), http=HttpSection(bind="127.0.0.1", port=0)
+    clients=msgspec.structs.replace(Config().clients, port=0, worker_port=0),
+    http=HttpSection(bind="127.0.0.1", port=0),
+    peers=msgspec.structs.replace(Config().peers, port=0, worker_port=0),
 )
 
 

@@ -42,7 +42,8 @@ class TlsConnection(Connection):
 
     def __init__(self, port: int, how: ssl.SSLContext, timeout_s: float = 10.0) -> None:
         super().__init__(port, timeout_s)
-        self.socket: ssl.SSLSocket = how.wrap_socket(self.socket, server_hostname="127.0.0.1")  # type: ignore[assignment]
+        wrapped = how.wrap_socket(self.socket, server_hostname="127.0.0.1")
+        self.socket: ssl.SSLSocket = wrapped  # type: ignore[assignment]
 
 
 @pytest.fixture(scope="module")
