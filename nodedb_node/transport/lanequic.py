@@ -34,8 +34,8 @@ STREAMS = len(Kind)  # one-way, in each direction; the class is the stream's num
 ACK_DELAY_S = 0.008
 PEER_ACK_DELAY_S = 0.012  # what we allow for it in probe timeouts: the peer runs this file too
 ACK_EVERY = 64  # datagrams, whatever the delay says
-IDLE_S = 1.5  # without an authentic datagram: the peer is dead
-KEEPALIVE_S = 0.4
+IDLE_S = 1.3  # without an authentic datagram: the peer is dead
+KEEPALIVE_S = 0.3
 INITIAL_RTT_S = 0.05
 STREAM_WINDOW = 64 * MIB
 CONNECTION_WINDOW = 128 * MIB
@@ -104,10 +104,12 @@ class LaneCongestion(QuicCongestionControl):
             self.window = min(WINDOW_MAX, self.window + self.mtu * packet.sent_bytes // self.window)
 
     def on_packets_expired(self, *, packets: Iterable[QuicSentPacket]) -> None:
-        """Sent again early, or not needed any more: no sign of congestion."""
+        """Sent again early, or not needed any more: no sign of congestion, but each early one may be a hole's."""
+        large = False
         for packet in packets:
             self.bytes_in_flight -= packet.sent_bytes
-            self._large_lost(packet)
+            large = large or DATAGRAM_MIN < packet.sent_bytes <= self.mtu
+        self.hole_events += large
 
     def on_packets_lost(self, *, now: float, packets: Iterable[QuicSentPacket]) -> None:
         latest = 0.0
@@ -138,12 +140,11 @@ class LaneCongestion(QuicCongestionControl):
 
 
 class LanePacer(QuicPacketPacer):
-    """Paces far peers only."""
+    """Paces far peers only. Near is judged by the smallest round trip: delays of acknowledgements say nothing."""
 
     near: bool = True
 
     def update_rate(self, congestion_window: int, smoothed_rtt: float) -> None:
-        self.near = smoothed_rtt < LAN_RTT_S
         if self.near:
             self.packet_time = None
         else:
@@ -303,7 +304,7 @@ class LaneQuic(QuicConnection):
         """As aioquic's, with the acknowledgement that is due soon riding on data that goes now, and probes."""
         cc = self._cc
         cc.turn_bytes = TURN_BYTES
-        cc.near = self._pacer.near
+        cc.near = self._pacer.near = self._loss._rtt_min < LAN_RTT_S or not self._loss._rtt_initialized
         if self._handshake_confirmed and not self.ended:
             self._loss.max_ack_delay = PEER_ACK_DELAY_S
             space = self._spaces[Epoch.ONE_RTT]
@@ -414,7 +415,7 @@ def missing() -> list[str]:
     made.connect(("127.0.0.1", 1), 0.0)
     attributes: dict[Any, tuple[str, ...]] = {
         made: RELIED_ON,
-        made._loss: ("_cc", "_pacer", "_rtt_initialized", "_rtt_smoothed", "max_ack_delay"),
+        made._loss: ("_cc", "_pacer", "_rtt_initialized", "_rtt_min", "_rtt_smoothed", "max_ack_delay"),
         made._loss._pacer: ("packet_time", "_max_datagram_size", "update_rate"),
         made.tls: ("_peer_certificate", "_peer_certificate_chain", "_request_client_certificate", "session_resumed"),
         made._spaces[Epoch.ONE_RTT]: ("ack_at",),

@@ -44,11 +44,10 @@ class Authority:
         now = int(time.time())
         der = kit.leaf(
             signer=self.signer.key,
-            key=self.keys[node].public,
             issuer=self.signer.certificate.subject,
             begins_s=now + begins_s,
             ends_s=now + ends_s,
-            **{"uris": (str(spiffe.spell(self.cluster, node)),), **other},
+            **{"key": self.keys[node].public, "uris": (str(spiffe.spell(self.cluster, node)),), **other},
         )
         return x509.load_der_x509_certificate(der)
 
