@@ -80,7 +80,7 @@ class Node:
         self.data_dir = directory / "data"
         self.log_file = directory / "node.log"
         self.workers = workers
-        self.settings = settings or {}
+        self.settings = {"peers.port": 0, "peers.worker_port": 0} | (settings or {})  # any free ones
         self.program = program
         self.extra_env = env or {}
         self.process: subprocess.Popen[bytes] | None = None
