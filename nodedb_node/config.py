@@ -122,6 +122,12 @@ class HttpSection(Struct, frozen=True):
 
     bind: Annotated[str, about("address", "empty = [node] bind")] = ""
     port: Annotated[Port, about("port", "0 = any free one")] = 6480
+    token_file: Annotated[
+        str,
+        about("path", "the token asked of everyone but loopback, at least 16 bytes; empty = admin.token in data_dir"),
+    ] = ""
+    tls_cert: Annotated[str, about("path", "PEM: HTTPS with this certificate; empty = plain HTTP")] = ""
+    tls_key: Annotated[str, about("path", "PEM: the certificate's key, without a passphrase")] = ""
 
 
 class PeersSection(Struct, frozen=True):
@@ -339,6 +345,10 @@ def relations(config: Config) -> Iterator[str]:
         (
             wal.segment_bytes > ENTRY_BYTES_MAX + BATCH_BYTES_MAX,
             "[wal] segment_bytes must hold the largest entry, 17 MiB",
+        ),
+        (
+            (config.http.tls_cert == "") == (config.http.tls_key == ""),
+            "[http] tls_cert and tls_key go together",
         ),
         (
             clients.tls == "off" or (clients.tls_cert != "" and clients.tls_key != ""),

@@ -1,8 +1,8 @@
 """The admin endpoints as an ASGI application: /livez, /readyz, /metrics, /status.
 
 Invariant: every answer is computed from facts read for that request; nothing here changes the node. Health answers are
-plain text with one line per check, so that a probe's log can be read by a person. It does not authenticate: the server
-binds loopback unless the operator says otherwise.
+plain text with one line per check, so that a probe's log can be read by a person. Who may ask is guard.py's; only
+details of readiness are left out here for who may not.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from starlette.routing import Route
 
 from nodedb_node.admin.exposition import NodeCollector
 from nodedb_node.admin.facts import NodeFacts
+from nodedb_node.admin.guard import TRUSTED
 from nodedb_node.admin.loops import LoopMetrics
 from nodedb_node.admin.readiness import Check, excluded, readiness
 from nodedb_node.admin.status import Document
@@ -57,8 +58,8 @@ class Endpoints:
         checks = readiness(self._facts())
         counted = excluded(checks, names)
         ok = all(check.ok for check in counted)
-        verbose = "verbose" in request.query_params or not ok
-        text = _verbose(checks, names, ok) if verbose else "ok\n"
+        verbose = request.scope.get(TRUSTED, False) and ("verbose" in request.query_params or not ok)
+        text = _verbose(checks, names, ok) if verbose else "ok\n" if ok else "not ready\n"
         return PlainTextResponse(text, status_code=200 if ok else 503)
 
     async def metrics(self, request: Request) -> Response:

@@ -290,6 +290,8 @@ LOOP_ERRORS = Metric(
     source="errors",
     labels=("loop", "error"),
 )
+
+
 def _lane(name: str, unit: str, text: str, kind: Kind = Kind.COUNTER) -> Metric:
     return Metric(name="lane_" + name, kind=kind, unit=unit, help=text, source="lane_" + name, labels=PROCESS)
 

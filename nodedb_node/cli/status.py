@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import datetime
 import http.client
+import os
+import ssl
 from collections.abc import Iterable, Iterator, Sequence
 
 import click
@@ -15,6 +17,7 @@ import msgspec
 
 from nodedb_node.admin.facts import PeerFacts
 from nodedb_node.admin.status import Document, Lane, Process, Worker
+from nodedb_node.admin.token import NAME, read
 from nodedb_node.cli.load import load_config
 from nodedb_node.config import Config
 from nodedb_node.errors import Exit, StartError
@@ -28,11 +31,15 @@ ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 @click.command("status")
 @click.option("--config", "config_file", metavar="FILE", help="the node's TOML file; also $NODEDB_CONFIG")
 @click.option("--http", "address", metavar="HOST:PORT", help="where the node serves HTTP (default 127.0.0.1:6480)")
+@click.option("--token-file", metavar="FILE", help="the admin token, for a node elsewhere (default: the node's own)")
+@click.option("--ca", metavar="FILE", help="ask by HTTPS and trust this authority, or this certificate itself")
 @click.option("--json", "as_json", is_flag=True, help="the whole status document")
-def command(config_file: str | None, address: str | None, as_json: bool) -> int:
+def command(config_file: str | None, address: str | None, token_file: str | None, ca: str | None, as_json: bool) -> int:
     """What a running node is doing. Exit code 69 when none answers."""
-    host, port = parse(address) if address else configured(load_config(config_file, {}))
-    raw = ask(host, port)
+    config = load_config(config_file, {})
+    host, port = parse(address) if address else configured(config)
+    trusted = ca or (config.http.tls_cert if not address else "")
+    raw = ask(host, port, token_of(config, token_file), trusted)
     if as_json:
         click.echo(raw.decode())
         return Exit.OK.value
@@ -61,13 +68,34 @@ def configured(config: Config) -> tuple[str, int]:
     return ANY_ADDRESS.get(config.http_bind, config.http_bind), config.http.port
 
 
-def ask(host: str, port: int) -> bytes:
-    """The document's bytes; StartError in one line when there are none."""
-    connection = http.client.HTTPConnection(host, port, timeout=ANSWER_SECONDS)
+def token_of(config: Config, token_file: str | None) -> bytes:
+    """The token to show: of the file that was named, else of the node of this configuration if we may read it."""
+    if token_file:
+        return read(token_file)
+    own = config.http.token_file or os.path.join(config.node.data_dir, NAME)
+    return read(own) if os.access(own, os.R_OK) else b""
+
+
+def connect(host: str, port: int, ca: str) -> http.client.HTTPConnection:
+    """By HTTPS when there is somebody to trust."""
+    if not ca:
+        return http.client.HTTPConnection(host, port, timeout=ANSWER_SECONDS)
     try:
-        connection.request("GET", "/status")
+        context = ssl.create_default_context(cafile=ca)
+    except (OSError, ssl.SSLError) as error:
+        raise StartError(Exit.USAGE, f"{ca} holds no certificate that could be trusted: {error}") from error
+    return http.client.HTTPSConnection(host, port, timeout=ANSWER_SECONDS, context=context)
+
+
+def ask(host: str, port: int, token: bytes = b"", ca: str = "") -> bytes:
+    """The document's bytes; StartError in one line when there are none."""
+    connection = connect(host, port, ca)
+    try:
+        connection.request("GET", "/status", headers={"Authorization": f"Bearer {token.decode()}"} if token else {})
         answer = connection.getresponse()
         raw = answer.read(ANSWER_BYTES_MAX)
+        if answer.status == 401:
+            raise StartError(Exit.UNAVAILABLE, f"{host}:{port} asks for its admin token: give it with --token-file")
         if answer.status != 200:
             raise StartError(Exit.UNAVAILABLE, f"{host}:{port} answers {answer.status} {answer.reason}: not a node?")
         return raw

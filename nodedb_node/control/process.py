@@ -18,15 +18,18 @@ import uvloop
 from nodedb_node import log
 from nodedb_node.admin.app import Endpoints, application
 from nodedb_node.admin.facts import NodeFacts, State
+from nodedb_node.admin.guard import Guard
 from nodedb_node.admin.loops import LoopRegistry
 from nodedb_node.admin.sources import Sources, boottime_us
 from nodedb_node.admin.status import Document, document
+from nodedb_node.admin.token import AdminToken
 from nodedb_node.control.memory import Memory
 from nodedb_node.control.peersecurity import PeerSecurity, wall_s
 from nodedb_node.control.post import Post
 from nodedb_node.control.server import AdminServer
 from nodedb_node.errors import Exit, StartError
 from nodedb_node.ids import Process
+from nodedb_node.lograte import LineRate
 from nodedb_node.metadata.catalog import Catalog
 from nodedb_node.supervisor.boot import Boot
 from nodedb_node.supervisor.child import ready
@@ -57,6 +60,7 @@ class Control:
         self._loops = LoopRegistry()
         self._sampling = self._loops.add("sample")
         self._samples: list[NodeFacts] = []
+        self._lines = LineRate()
         self._ticks = 0
         self._stop = asyncio.Event()
 
@@ -68,7 +72,7 @@ class Control:
         self._post.turn()
         self._peers = PeerSecurity(self._catalog.security(), self._boot, self._loops.add("credentials"))
         self._sources.peers = self._peers.open(wall_s())
-        server = AdminServer(application(self._endpoints()), self._listening())
+        self._server = server = self._admin()
         await server.start()
         self._lane = NodeLane(self._boot, loop, self._memory.own_metrics())
         ticking = asyncio.create_task(self._tick())
@@ -81,6 +85,17 @@ class Control:
         ticking.cancel()
         await self._lane_drained()
         await server.stop()
+
+    def _admin(self) -> AdminServer:
+        http = self._boot.config.http
+        token = AdminToken(http.token_file, self._boot.data_dir)
+        guarded = Guard(application(self._endpoints()), token.matches, self._refused)
+        return AdminServer(guarded, self._listening(), http.tls_cert, http.tls_key)
+
+    def _refused(self, address: str) -> None:
+        suppressed = self._lines.take(0, boottime_us())
+        if suppressed is not None:
+            log.warning("admin request without the token refused", address=address, suppressed=suppressed)
 
     def _listening(self) -> socket.socket:
         host, port = self._boot.ports.http_host, self._boot.ports.http
@@ -109,6 +124,7 @@ class Control:
             self._memory.beat(boottime_us())
             self._sources.peers = self._peers.tick(wall_s())
             self._lane.tick()
+            self._server.look()
             if self._ticks % SAMPLE_TICKS == 0:
                 self._sample()
             self._ticks += 1

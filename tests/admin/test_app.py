@@ -8,6 +8,7 @@ import pytest
 
 from nodedb_node.admin.app import Endpoints, application
 from nodedb_node.admin.facts import NodeFacts
+from nodedb_node.admin.guard import Guard
 from nodedb_node.admin.loops import LoopRegistry
 from nodedb_node.admin.status import Document, document
 from tests.admin.example import node
@@ -22,7 +23,8 @@ def asking(facts: NodeFacts) -> Ask:
         import asyncio
 
         async def once() -> httpx.Response:
-            transport = httpx.ASGITransport(app=application(endpoints))
+            guarded = Guard(application(endpoints), lambda _: False, lambda _: None)
+            transport = httpx.ASGITransport(app=guarded)  # its client is 127.0.0.1
             async with httpx.AsyncClient(transport=transport, base_url="http://node") as client:
                 return await client.request(str(options.get("method", "GET")), path, headers=options.get("headers"))  # type: ignore[arg-type]
 
