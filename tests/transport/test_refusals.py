@@ -162,7 +162,10 @@ def test_a_downgraded_version_is_the_highest_common_one(stage: QuicStage, server
     low.greet(msgspec.structs.replace(greeting(CAROL), version_min=0, version_max=0))
     low.refused(Why.GARBLED)
     quic2 = RawPeer(
-        stage, server, AUTHORITY.certificate(CAROL), AUTHORITY.keys[CAROL]._key,
+        stage,
+        server,
+        AUTHORITY.certificate(CAROL),
+        AUTHORITY.keys[CAROL]._key,
         supported_versions=[QuicProtocolVersion.VERSION_2],
     )
     assert quic2.wait()[0] != 0 and not quic2.handshaken
@@ -359,9 +362,7 @@ def test_no_session_ticket_is_given_or_taken(stage: QuicStage, server: QuicPlaye
     peer = greeted(stage, server)
     assert peer.tickets == []
     ticket = forged_ticket(peer)
-    resumed = RawPeer(
-        stage, server, AUTHORITY.certificate(ALICE), AUTHORITY.keys[ALICE]._key, session_ticket=ticket
-    )
+    resumed = RawPeer(stage, server, AUTHORITY.certificate(ALICE), AUTHORITY.keys[ALICE]._key, session_ticket=ticket)
     stage.run(lambda: resumed.handshaken)
     assert not resumed.quic.tls.session_resumed and not resumed.quic.tls.early_data_accepted
     without = RawPeer(stage, server, session_ticket=ticket)
@@ -427,8 +428,12 @@ def test_a_forgotten_connection_is_reset(stage: QuicStage) -> None:
     began = time.monotonic()
     bob = stage.start(BOB, generation=2)
     alice.transport.send(BOB, CONTROL, Kind.LOG, Message(40, b"to the old one"))
-    stage.run(lambda: [getattr(event, "why", None) for event in alice.handlers.events][-1] is None
-              and alice.handlers.events[-1].generation == 2)
+    stage.run(
+        lambda: (
+            [getattr(event, "why", None) for event in alice.handlers.events][-1] is None
+            and alice.handlers.events[-1].generation == 2
+        )
+    )
     assert alice.endpoint.figures.resets_in == 1
     assert time.monotonic() - began < 1.0
 

@@ -3,13 +3,16 @@
 NODEDB_TEST_SEED chooses the mutations, FUZZ_SECONDS how long; by default a fixed number of them.
 """
 
+import contextlib
 import os
 import random
 import time
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Sequence
 
 from cryptography import x509
 
+from nodedb_node.transport.credentials.authority import RequestError, SigningKey, requested_key
 from nodedb_node.transport.credentials.reasons import Refusal
 from nodedb_node.transport.credentials.verify import Expected, PeerIdentity, verify_peer
 from tests.transport.credentials.kit import AUTHORITY, BOTH, KEY, NOW_S, leaf, trusting, uri
@@ -61,8 +64,8 @@ def elements(der: bytes, begin: int, end: int) -> Iterator[tuple[int, int, int]]
         at = first + length
 
 
-def mutated(random_: random.Random) -> bytes:
-    der = bytearray(random_.choice(SEEDS))
+def mutated(random_: random.Random, seeds: Sequence[bytes] = SEEDS) -> bytes:
+    der = bytearray(random_.choice(seeds))
     for _ in range(random_.randint(1, 3)):
         places = list(elements(bytes(der), 0, len(der)))
         at = random_.randrange(len(der) or 1)
@@ -91,19 +94,35 @@ def mutated(random_: random.Random) -> bytes:
     return bytes(der)
 
 
-def test_whatever_the_bytes_there_is_an_answer() -> None:
+def rounds() -> Iterator[random.Random]:
+    """The source of chance, as often as is asked for; warnings are errors: a peer must not fill our standard error."""
     seed = int(os.environ.get("NODEDB_TEST_SEED", random.randrange(1 << 32)))
     print(f"NODEDB_TEST_SEED={seed}")
     random_ = random.Random(seed)
-    trust = trusting()
     seconds = float(os.environ.get("FUZZ_SECONDS", "0"))
     deadline, done = time.monotonic() + seconds, 0
-    while time.monotonic() < deadline if seconds else done < MUTATIONS:
+    with warnings.catch_warnings(action="error"):
+        while time.monotonic() < deadline if seconds else done < MUTATIONS:
+            yield random_
+            done += 1
+    print(f"{done} mutations")
+
+
+def test_whatever_the_bytes_there_is_an_answer() -> None:
+    trust = trusting()
+    for random_ in rounds():
         der = mutated(random_)
         chain = [der] if random_.random() < 0.9 else [leaf(), der]
         found = verify_peer(chain, trust, NOW_S, Expected(unknown=True))
         assert isinstance(found, Refusal | PeerIdentity)
         if isinstance(found, PeerIdentity):
             assert der in SEEDS or der == AUTHORITY.der, "a changed certificate passed"
-        done += 1
-    print(f"{done} mutations")
+
+
+def test_whatever_the_request_there_is_a_key_or_a_refusal() -> None:
+    good = [KEY.request("node"), SigningKey.make().request("x" * 60)]
+    for random_ in rounds():
+        der = mutated(random_, good)
+        with contextlib.suppress(RequestError):
+            requested_key(der)
+            assert der in good, "a changed request passed"
