@@ -49,9 +49,10 @@ class Ack(Struct, frozen=True, array_like=True):
 
 
 class Result(Struct, frozen=True, array_like=True):
-    """Of a Change: done, durable and in effect in every worker; or another change came first."""
+    """Of a Change: done, durable and in effect in every worker; or another change came first; or why it cannot be."""
 
     done: bool
+    refused: str = ""
 
 
 class Denial(Struct, frozen=True, array_like=True):

@@ -18,7 +18,7 @@ from nodedb_node.acl.book import Book, Letter
 from nodedb_node.acl.denials import Denials
 from nodedb_node.control.memory import Memory
 from nodedb_node.ids import CONTROL
-from nodedb_node.metadata.catalog import Catalog
+from nodedb_node.metadata.catalog import CannotStore, Catalog
 from nodedb_node.native import shm
 from nodedb_node.native.ringset import Message, NativeRingSet, PeerDown
 from nodedb_node.supervisor.boot import Boot
@@ -73,7 +73,7 @@ class Post:
         worker, book = message.peer, self._book
         match message.type:
             case messages.CHANGE:
-                self._send(book.change(worker, message.request_id, _decoded(message.data, messages.Change)))
+                self._change(worker, message.request_id, _decoded(message.data, messages.Change))
             case messages.ACK:
                 self._send(book.acked(worker, _decoded(message.data, messages.Ack).version))
             case messages.DENIED:
@@ -82,6 +82,13 @@ class Post:
                 self._read_log(worker, message)
             case _:
                 raise AssertionError(f"a worker sent a message of type {message.type}")
+
+    def _change(self, worker: int, request: int, change: messages.Change) -> None:
+        try:
+            self._send(self._book.change(worker, request, change))
+        except CannotStore as error:
+            log.error("users were not changed", reason=error)
+            self._send([Letter(worker, messages.Result(False, str(error)), request)])
 
     def _read_log(self, worker: int, message: Message) -> None:
         asked = _decoded(message.data, messages.ReadLog)

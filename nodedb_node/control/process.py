@@ -68,8 +68,8 @@ class Control:
         """Start everything, serve until SIGTERM, drain, end."""
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self._stop.set)
-        loop.add_reader(self._post.bell, self._post.turn)
-        self._post.turn()
+        loop.add_reader(self._post.bell, self._on_bell)
+        self._on_bell()
         self._peers = PeerSecurity(self._catalog.security(), self._boot, self._loops.add("credentials"))
         self._sources.peers = self._peers.open(wall_s())
         self._server = server = self._admin()
@@ -85,6 +85,14 @@ class Control:
         ticking.cancel()
         await self._lane_drained()
         await server.stop()
+
+    def _on_bell(self) -> None:
+        """A turn that fails leaves rings half read: another life begins them anew, this one cannot."""
+        try:
+            self._post.turn()
+        except Exception as error:  # noqa: BLE001 - whatever it was, no worker may wait for an answer that never comes
+            log.exception("control stops", error=error)
+            os._exit(Exit.SOFTWARE.value)
 
     def _admin(self) -> AdminServer:
         http = self._boot.config.http

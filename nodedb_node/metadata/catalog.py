@@ -51,6 +51,10 @@ class CatalogError(StartError):
         super().__init__(Exit.DATA, line)
 
 
+class CannotStore(Exception):
+    """A change was refused by the disk or for lack of room; nothing of it is there."""
+
+
 class Identity(msgspec.Struct, frozen=True, kw_only=True):
     """Who the data directory belongs to."""
 
@@ -171,16 +175,19 @@ class Catalog:
         return found, 0 if version is None else msgspec.msgpack.decode(version, type=int)
 
     def put_users(self, puts: list[tuple[bytes, bytes]], drops: list[bytes], version: int) -> None:
-        """Store and forget users, and the version that the set has then, durably in one change."""
+        """Store and forget users, and the version that the set has then, durably in one change; raises CannotStore."""
         for name, record in puts:
             if len(name) > USER_NAME_BYTES_MAX or len(record) > USER_BYTES_MAX:
                 raise ValueError(f"user {name[:40]!r}: name takes {USER_NAME_BYTES_MAX} B, record {USER_BYTES_MAX} B")
-        with self._environment.begin(write=True) as change:
-            for name, record in puts:
-                change.put(b"u" + name, record, db=self._users)  # LMDB takes no empty key, Redis takes an empty name
-            for name in drops:
-                change.delete(b"u" + name, db=self._users)
-            change.put(_USERS_VERSION, msgspec.msgpack.encode(version), db=self._node)
+        try:
+            with self._environment.begin(write=True) as change:
+                for name, record in puts:
+                    change.put(b"u" + name, record, db=self._users)  # LMDB takes no empty key, Redis has an empty name
+                for name in drops:
+                    change.delete(b"u" + name, db=self._users)
+                change.put(_USERS_VERSION, msgspec.msgpack.encode(version), db=self._node)
+        except (lmdb.Error, OSError) as error:
+            raise CannotStore(f"users cannot be stored: {error}") from error
 
     def _get(self, table: lmdb._Database, key: bytes) -> bytes | None:
         with self._environment.begin(db=table) as view:

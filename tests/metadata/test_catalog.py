@@ -10,7 +10,7 @@ import lmdb
 import msgspec
 import pytest
 
-from nodedb_node.metadata.catalog import VALUE_BYTES_MAX, Catalog, CatalogError, Identity
+from nodedb_node.metadata.catalog import VALUE_BYTES_MAX, CannotStore, Catalog, CatalogError, Identity
 
 OURS = Identity(cluster_id="c1", node_id="n1", groups=8)
 
@@ -33,6 +33,24 @@ while True:
     print(number, flush=True)
     number += 1
 """
+
+
+def test_users_are_stored_with_their_version_and_come_back(tmp_path: Path) -> None:
+    with Catalog.open(tmp_path / "catalog") as catalog:
+        assert catalog.users() == ({}, 0)
+        catalog.put_users([(b"a", b"1"), (b"", b"2")], [], 1)
+        catalog.put_users([(b"a", b"3")], [b"", b"nosuch"], 2)
+    with Catalog.open(tmp_path / "catalog") as catalog:
+        assert catalog.users() == ({b"a": b"3"}, 2)
+
+
+def test_a_catalog_without_room_refuses_users_and_keeps_what_it_has(tmp_path: Path) -> None:
+    with Catalog.open(tmp_path / "catalog") as catalog:
+        catalog.put_users([(b"a", b"1")], [], 1)
+        with pytest.raises(CannotStore):
+            catalog.put_users([(b"%d" % number, bytes(VALUE_BYTES_MAX)) for number in range(1100)], [], 2)
+        assert catalog.users() == ({b"a": b"1"}, 1)
+        catalog.put_users([(b"b", b"2")], [], 2)
 
 
 def test_new_catalog_is_empty_until_claimed(tmp_path: Path) -> None:

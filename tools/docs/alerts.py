@@ -50,6 +50,15 @@ ALERTS = (
         "at this rate writes are refused within a day",
     ),
     Alert(
+        "NodedbClientCertificateEnds",
+        "{tls_certificate_end_seconds} > 0 and {tls_certificate_end_seconds} - time() < 14 * 86400",
+        60, "warning", "the certificate that clients of worker {{ $labels.core }} are shown ends within two weeks",
+    ),
+    Alert(
+        "NodedbPasswordsGuessed", "increase({auth_refusals}[10m]) > 0", 0, "warning",
+        "an address failed to authenticate so often that worker {{ $labels.core }} refuses it",
+    ),
+    Alert(
         "NodedbPeersInsecure", "{peers_insecure} == 1", 5, "warning",
         "nodes are not checked and nothing between them is encrypted",
     ),

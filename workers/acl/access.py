@@ -193,7 +193,10 @@ class Access:
             answer = await self._ask(messages.CHANGE, change)
             if answer is None:
                 raise NodeError(Kind.UNKNOWN)
-            if msgspec.msgpack.decode(answer, type=messages.Result).done:
+            result = msgspec.msgpack.decode(answer, type=messages.Result)
+            if result.refused:
+                raise NodeError(Kind.INTERNAL, what=result.refused)
+            if result.done:
                 return
         raise NodeError(Kind.TRYAGAIN, what="users are being changed by others")
 
