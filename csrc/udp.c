@@ -30,6 +30,7 @@ struct nd_udp {
     int fd;
     int family;
     uint32_t features;
+    int errors;                    /* the kernel has said that its error queue is worth a look */
     nd_udp_stats stats;
     struct mmsghdr in[SLOTS];
     struct iovec iov[SLOTS];
@@ -115,12 +116,13 @@ static int recv_some(nd_udp *u, uint8_t *buffer)
         };
     }
     int n = recvmmsg(u->fd, u->in, SLOTS, MSG_DONTWAIT, NULL);
-    if (n >= 0) {
+    if (n > 0) {
         u->stats.calls_in++;
         return n;
     }
-    /* A pending ICMP error comes as the result of one call; the error queue has the details. */
-    return errno == EAGAIN || errno == EINTR || errno == ECONNREFUSED || errno == EHOSTUNREACH || errno == ENETUNREACH
+    /* A pending ICMP error comes as the result of one call; the error queue has the details. Woken for nothing: likewise. */
+    u->errors = 1;
+    return n == 0 || errno == EAGAIN || errno == EINTR || errno == ECONNREFUSED || errno == EHOSTUNREACH || errno == ENETUNREACH
         || errno == EMSGSIZE ? 0 : -errno;
 }
 
@@ -173,6 +175,7 @@ static int send_one(nd_udp *u, const nd_udp_addr *to, const uint8_t *data, uint3
             u->stats.calls_out++;
             return 0;
         }
+        u->errors |= errno != EINTR && errno != EAGAIN;
         if (errno != EINTR && errno != ECONNREFUSED && errno != EHOSTUNREACH)
             break;                 /* the others report the past, once: the datagram itself was not tried */
     }
@@ -234,7 +237,7 @@ int nd_udp_send(nd_udp *u, const nd_udp_addr *to, const uint8_t *data, uint32_t 
 
 int nd_udp_unreachable(nd_udp *u, nd_udp_addr *to)
 {
-    if (!(u->features & ND_UDP_ERRQUEUE))
+    if (!u->errors || !(u->features & ND_UDP_ERRQUEUE))
         return 0;
     for (int i = 0; i < 64; i++) {
         uint8_t control[512], data[8];
@@ -244,8 +247,10 @@ int nd_udp_unreachable(nd_udp *u, nd_udp_addr *to)
             .msg_name = &name, .msg_namelen = sizeof name, .msg_iov = &iov, .msg_iovlen = 1, .msg_control = control,
             .msg_controllen = sizeof control,
         };
-        if (recvmsg(u->fd, &msg, MSG_ERRQUEUE | MSG_DONTWAIT) < 0)
+        if (recvmsg(u->fd, &msg, MSG_ERRQUEUE | MSG_DONTWAIT) < 0) {
+            u->errors = 0;
             return 0;
+        }
         for (struct cmsghdr *c = CMSG_FIRSTHDR(&msg); c; c = CMSG_NXTHDR(&msg, c)) {
             struct sock_extended_err err;
             if (!((c->cmsg_level == IPPROTO_IP && c->cmsg_type == IP_RECVERR)

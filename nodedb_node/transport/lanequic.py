@@ -11,16 +11,32 @@ Invariant: sans-IO: now and datagrams come in, datagrams and events go out. No s
 from __future__ import annotations
 
 import ssl
+import struct
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import aioquic
+from aioquic._buffer import Buffer
+from aioquic._crypto import CryptoError
 from aioquic.quic.configuration import SMALLEST_MAX_DATAGRAM_SIZE, QuicConfiguration
 from aioquic.quic.congestion.base import QuicCongestionControl, register_congestion_control
-from aioquic.quic.connection import END_STATES, Limit, QuicConnection
-from aioquic.quic.packet import QuicFrameType, QuicPacketType, QuicProtocolVersion
+from aioquic.quic.connection import (
+    END_STATES,
+    Limit,
+    QuicConnection,
+    QuicConnectionError,
+    QuicConnectionState,
+    QuicReceiveContext,
+)
+from aioquic.quic.packet import (
+    QuicFrameType,
+    QuicPacketType,
+    QuicProtocolVersion,
+    decode_packet_number,
+    push_ack_frame,
+)
 from aioquic.quic.packet_builder import QuicDeliveryState, QuicPacketBuilder, QuicSentPacket
-from aioquic.quic.recovery import QuicPacketPacer
+from aioquic.quic.recovery import MAX_ACK_RANGES, QuicPacketPacer
 from aioquic.tls import Epoch
 from cryptography.hazmat.primitives.serialization import Encoding
 
@@ -32,6 +48,7 @@ VERSION = "1.7.2"
 CID_BYTES = 8
 STREAMS = len(Kind)  # one-way, in each direction; the class is the stream's number in order
 ACK_DELAY_S = 0.008
+ACK_RIDES_AFTER_S = 0.003  # on data that goes then; on each packet it would cost both sides more than it tells
 PEER_ACK_DELAY_S = 0.012  # what we allow for it in probe timeouts: the peer runs this file too
 ACK_EVERY = 64  # datagrams, whatever the delay says
 IDLE_S = 1.3  # without an authentic datagram: the peer is dead
@@ -45,6 +62,11 @@ WINDOW_FIRST = 256 * KIB
 WINDOW_MAX = 4 * MIB
 WINDOW_LAN_MIN = 128 * KIB
 TURN_BYTES = 512 * KIB  # given to the network per turn: other connections and the peer's answers get theirs
+
+TAG_BYTES = 16  # of every cipher there is
+STREAM_HEAD = struct.Struct(">BBQH")  # type, stream (below 64), offset in 8 bytes, length in 2
+STREAM_HEAD_FIRST = struct.Struct(">BBH")
+OFFSET_MARK = 3 << 62
 
 DATAGRAM_MIN = SMALLEST_MAX_DATAGRAM_SIZE
 # What is tried, the largest that the way out could carry first. UDP payloads: jumbo, Ethernet, Ethernet with a tunnel.
@@ -297,7 +319,8 @@ class LaneQuic(QuicConnection):
 
     def receive_datagram(self, data: bytes, addr: Any, now: float) -> None:
         self._now = now
-        super().receive_datagram(data, addr, now)
+        if not self._receive_short(data, addr, now):
+            super().receive_datagram(data, addr, now)
         self._unacked += 1
 
     def datagrams_to_send(self, now: float) -> list[tuple[bytes, Any]]:
@@ -308,11 +331,13 @@ class LaneQuic(QuicConnection):
         if self._handshake_confirmed and not self.ended:
             self._loss.max_ack_delay = PEER_ACK_DELAY_S
             space = self._spaces[Epoch.ONE_RTT]
-            if space.ack_at is not None and (self._unacked >= ACK_EVERY or self._has_data()):
-                space.ack_at = now
+            if space.ack_at is not None:
+                rides = space.ack_at - now < ACK_DELAY_S - ACK_RIDES_AFTER_S and self._has_data()
+                if rides or self._unacked >= ACK_EVERY:
+                    space.ack_at = now
             if cc.hole_events >= HOLE_EVENTS and self._max_datagram_size > DATAGRAM_MIN:
                 self._hole(now)
-        datagrams = super().datagrams_to_send(now)
+        datagrams = self._send_short(now) if self._plain_sailing() else super().datagrams_to_send(now)
         if datagrams and self._handshake_confirmed and self._spaces[Epoch.ONE_RTT].ack_at is None:
             self._unacked = 0
         return datagrams
@@ -325,6 +350,180 @@ class LaneQuic(QuicConnection):
 
     def _has_data(self) -> bool:
         return any(not one.sender.buffer_is_empty for one in self._streams.values())
+
+    # ---- the common case, without what it does not need ----
+
+    def _receive_short(self, data: bytes, addr: Any, now: float) -> bool:
+        """A datagram of an established session from where its datagrams come from: what super() does for it, without
+        looking for everything else it might be. False: it is something else, nothing was done."""
+        cid = self.host_cid
+        end = 1 + len(cid)
+        if not self._handshake_confirmed or data[0] & 0xC0 != 0x40 or data[1:end] != cid or len(data) < end + 20:
+            return False
+        path, space = self._network_paths[0], self._spaces[Epoch.ONE_RTT]
+        crypto: Any = self._cryptos[Epoch.ONE_RTT].recv
+        if self._state is not QuicConnectionState.CONNECTED or self._close_pending or path.addr != addr:
+            return False
+        mask = crypto.hp._mask(data[end + 4 : end + 20])
+        first = data[0] ^ (mask[0] & 0x1F)
+        if (first >> 2) & 1 != crypto.key_phase or first & 0x1B != 1:  # reserved bits, or another length of the number
+            return False
+        number = bytes((data[end] ^ mask[1], data[end + 1] ^ mask[2]))
+        packet_number = decode_packet_number(int.from_bytes(number, "big"), 16, space.expected_packet_number)
+        try:
+            header = b"".join((bytes((first,)), cid, number))
+            payload = crypto.aead.decrypt(data[end + 2 :], header, packet_number)
+        except CryptoError:
+            return False
+        if packet_number not in space.received_packets:
+            self._received_short(first, packet_number, payload, path, space, now)
+        return True
+
+    def _received_short(self, first: int, number: int, payload: bytes, path: Any, space: Any, now: float) -> None:
+        if number > space.expected_packet_number:
+            space.expected_packet_number = number + 1
+        if number > self._spin_highest_pn:
+            self._spin_bit = bool(first & 0x20) != self._is_client
+            self._spin_highest_pn = number
+        context = QuicReceiveContext(Epoch.ONE_RTT, self.host_cid, path, None, now, None)
+        try:
+            is_ack_eliciting, _ = self._payload_received(context, payload)
+        except QuicConnectionError as error:
+            self.close(error_code=error.error_code, frame_type=error.frame_type, reason_phrase=error.reason_phrase)
+        if self._state in END_STATES or self._close_pending:
+            return
+        self._close_at = now + self._idle_timeout()
+        self._ack_eliciting_sent_since_receipt = False
+        if number > space.largest_received_packet:
+            space.largest_received_packet = number
+            space.largest_received_time = now
+        space.ack_queue.add(number)
+        space.received_packets.add(number)
+        if len(space.ack_queue) > MAX_ACK_RANGES:
+            space.ack_queue.shift()
+        if is_ack_eliciting and space.ack_at is None:
+            space.ack_at = now + self._ack_delay
+
+    def _plain_sailing(self) -> bool:
+        """Nothing is to be sent but stream data and acknowledgements, without pacing, on one validated path."""
+        data, paths = self._local_max_data, self._network_paths
+        return (
+            self._handshake_confirmed
+            and self._state is QuicConnectionState.CONNECTED
+            and self._pacer.near
+            and len(paths) == 1
+            and paths[0].is_validated
+            and not paths[0].remote_challenges
+            and not self._close_pending
+            and not self._probe_pending
+            and not self._ping_pending
+            and not self._handshake_done_pending
+            and not self._retire_connection_ids
+            and data.used * 2 <= data.value == data.sent
+            and self._crypto_streams[Epoch.ONE_RTT].sender.buffer_is_empty
+            and not self._cryptos[Epoch.ONE_RTT]._update_key_requested
+            and all(_limit_stands(stream) for stream in self._streams.values())
+            and all(one.was_sent for one in self._host_cids)
+        )
+
+    def _send_short(self, now: float) -> list[tuple[bytes, Any]]:
+        """Packets of stream data, the classes in their order; an acknowledgement that is due rides on the first."""
+        self._pacing_at = None
+        space, path = self._spaces[Epoch.ONE_RTT], self._network_paths[0]
+        streams = [stream for stream in self._streams_queue if not stream.sender.buffer_is_empty]
+        streams.sort(key=_stream_id)
+        datagrams: list[tuple[bytes, Any]] = []
+        header = 3 + len(self._peer_cid.cid)
+        while True:
+            acknowledging = space.ack_at is not None and space.ack_at <= now
+            if not streams and not acknowledging:
+                return datagrams
+            in_flight = self._cc.congestion_window - self._cc.bytes_in_flight
+            frames: list[bytes] = []
+            handlers: list[Any] = []
+            room = self._max_datagram_size - header - TAG_BYTES
+            if acknowledging:
+                room -= self._short_ack(space, now, room, frames, handlers)
+            room = min(room, in_flight - header - TAG_BYTES)
+            has_data = self._short_streams(streams, room, frames, handlers)
+            if not frames:
+                return datagrams
+            probing = len(frames) > 0 and not has_data and b"\x01" in frames
+            datagrams.append((self._short_packet(frames, handlers, has_data, probing, space, now), path.addr))
+            path.bytes_sent += len(datagrams[-1][0])
+            if not has_data:
+                return datagrams
+            streams = [stream for stream in streams if not stream.sender.buffer_is_empty]
+
+    def _short_ack(self, space: Any, now: float, room: int, frames: list[bytes], handlers: list[Any]) -> int:
+        delay = int((now - space.largest_received_time) * 1000000) >> self._local_ack_delay_exponent
+        buffer = Buffer(capacity=room)
+        buffer.push_uint_var(QuicFrameType.ACK)
+        ranges = push_ack_frame(buffer, space.ack_queue, delay, room - 1)
+        frames.append(buffer.data)
+        handlers.append((self._on_ack_delivery, (space, space.largest_received_packet)))
+        space.ack_at = None
+        if ranges > 1 and self._packet_number % 8 == 0:
+            frames.append(b"\x01")  # a ping, so that this acknowledgement is acknowledged and old ranges can go
+            handlers.append((self._on_ping_delivery, ((),)))
+            return buffer.tell() + 1
+        return buffer.tell()
+
+    def _short_streams(self, streams: list[Any], room: int, frames: list[bytes], handlers: list[Any]) -> bool:
+        has_data = False
+        for stream in streams:
+            sender = stream.sender
+            offset = sender.next_offset
+            size = 12 if offset else 4
+            if room <= size:
+                break
+            before = sender.highest_offset
+            limit = min(before + self._remote_max_data - self._remote_max_data_used, stream.max_stream_data_remote)
+            frame = sender.get_frame(room - size, limit)
+            if frame is None:
+                continue
+            length, offset = len(frame.data), frame.offset
+            head = STREAM_HEAD.pack(0x0E, stream.stream_id, offset | OFFSET_MARK, length | 0x4000) if offset else (
+                STREAM_HEAD_FIRST.pack(0x0A, stream.stream_id, length | 0x4000)
+            )
+            frames += (head, frame.data)
+            handlers.append((sender.on_data_delivery, (offset, offset + length, False)))
+            self._remote_max_data_used += sender.highest_offset - before
+            room -= length + len(head)
+            has_data = True
+        return has_data
+
+    def _short_packet(
+        self, frames: list[bytes], handlers: list[Any], has_data: bool, probing: bool, space: Any, now: float
+    ) -> bytes:
+        """Encrypt, and register as sent."""
+        number = self._packet_number
+        crypto: Any = self._cryptos[Epoch.ONE_RTT].send
+        first = 0x41 | (self._spin_bit << 5) | (crypto.key_phase << 2)
+        cid = self._peer_cid.cid
+        header = b"".join((bytes((first,)), cid, (number & 0xFFFF).to_bytes(2, "big")))
+        body = crypto.aead.encrypt(b"".join(frames), header, number)
+        mask = crypto.hp._mask(body[2:18])
+        hidden = bytes((header[-2] ^ mask[1], header[-1] ^ mask[2]))
+        datagram = b"".join((bytes((first ^ (mask[0] & 0x1F),)), cid, hidden, body))
+        eliciting = has_data or probing
+        packet = QuicSentPacket(
+            epoch=Epoch.ONE_RTT,
+            in_flight=eliciting,
+            is_ack_eliciting=eliciting,
+            is_crypto_packet=False,
+            packet_number=number,
+            packet_type=QuicPacketType.ONE_RTT,
+            sent_time=now,
+            sent_bytes=len(datagram),
+            delivery_handlers=handlers,
+        )
+        self._packet_number = number + 1
+        self._loss.on_packet_sent(packet=packet, space=space)
+        if eliciting and not self._ack_eliciting_sent_since_receipt:
+            self._close_at = now + self._idle_timeout()
+            self._ack_eliciting_sent_since_receipt = True
+        return datagram
 
     # ---- the size of datagrams ----
 
@@ -404,8 +603,23 @@ RELIED_ON = (
     *("_ack_delay", "_cryptos", "_flush_builder", "_handshake_confirmed", "_host_cids", "_initialize", "_is_client"),
     *("_local_max_streams_bidi", "_local_max_streams_uni", "_loss", "_max_datagram_size", "_network_paths"),
     *("_packet_number", "_peer_cid", "_peer_token", "_replenish_connection_ids", "_spaces", "_spin_bit", "_state"),
-    *("_streams", "_version", "tls"),
+    *("_streams", "_version", "tls", "_ack_eliciting_sent_since_receipt", "_close_at", "_close_pending"),
+    *("_crypto_streams", "_handshake_done_pending", "_idle_timeout", "_local_ack_delay_exponent", "_local_max_data"),
+    *("_on_ack_delivery", "_on_ping_delivery", "_pacing_at", "_payload_received", "_ping_pending", "_probe_pending"),
+    *("_remote_max_data", "_remote_max_data_used", "_retire_connection_ids", "_spin_highest_pn", "_streams_queue"),
 )
+
+
+def _limit_stands(stream: Any) -> bool:
+    """No MAX_STREAM_DATA is to be sent, no reset, no stop."""
+    limit = stream.max_stream_data_local
+    return (
+        stream.receiver.highest_offset * 2 <= limit == stream.max_stream_data_local_sent or not limit
+    ) and not (stream.sender.reset_pending or stream.receiver.stop_pending or stream.is_finished)
+
+
+def _stream_id(stream: Any) -> int:
+    return int(stream.stream_id)
 
 
 def missing() -> list[str]:
@@ -413,15 +627,21 @@ def missing() -> list[str]:
     lacks = [] if aioquic.__version__ == VERSION else [f"version {VERSION}, found {aioquic.__version__}"]
     made = QuicConnection(configuration=QuicConfiguration(is_client=True, max_datagram_size=DATAGRAM_MIN))
     made.connect(("127.0.0.1", 1), 0.0)
-    attributes: dict[Any, tuple[str, ...]] = {
-        made: RELIED_ON,
-        made._loss: ("_cc", "_pacer", "_rtt_initialized", "_rtt_min", "_rtt_smoothed", "max_ack_delay"),
-        made._loss._pacer: ("packet_time", "_max_datagram_size", "update_rate"),
-        made.tls: ("_peer_certificate", "_peer_certificate_chain", "_request_client_certificate", "session_resumed"),
-        made._spaces[Epoch.ONE_RTT]: ("ack_at",),
-        made._crypto_streams[Epoch.INITIAL].sender: ("_buffer", "buffer_is_empty"),
-        made._host_cids[0]: ("stateless_reset_token", "was_sent", "cid"),
-    }
-    for where, names in attributes.items():
+    space, sender = made._spaces[Epoch.ONE_RTT], made._crypto_streams[Epoch.INITIAL].sender
+    crypto = made._cryptos[Epoch.INITIAL].send
+    attributes: tuple[tuple[Any, tuple[str, ...]], ...] = (
+        (made, RELIED_ON),
+        (made._loss, ("_cc", "_pacer", "_rtt_initialized", "_rtt_min", "_rtt_smoothed", "max_ack_delay")),
+        (made._loss._pacer, ("packet_time", "_max_datagram_size", "update_rate")),
+        (made.tls, ("_peer_certificate", "_peer_certificate_chain", "_request_client_certificate", "session_resumed")),
+        (space, ("ack_at", "ack_queue", "expected_packet_number", "largest_received_time", "received_packets")),
+        (sender, ("_buffer", "buffer_is_empty", "get_frame", "highest_offset", "next_offset", "on_data_delivery")),
+        (crypto, ("aead", "hp", "key_phase")),
+        (crypto.hp, ("_mask",)),
+        (made._cryptos[Epoch.INITIAL], ("_update_key_requested",)),
+        (made._host_cids[0], ("stateless_reset_token", "was_sent", "cid")),
+        (made._network_paths[0], ("addr", "bytes_sent", "is_validated", "remote_challenges")),
+    )
+    for where, names in attributes:
         lacks += [f"{type(where).__name__}.{name}" for name in names if not hasattr(where, name)]
     return lacks

@@ -306,11 +306,16 @@ async def requests(side: Any, seconds: float) -> None:
     for _ in range(200):
         await side.ask(bytes(100))
     times: list[float] = []
-    end = time.perf_counter() + seconds
-    while (began := time.perf_counter()) < end:
-        await side.ask(bytes(100))
-        times.append((time.perf_counter() - began) * 1e6)
-    say(p50_us=quantile(times, 0.5), p99_us=quantile(times, 0.99), per_s=len(times) / seconds)
+
+    async def ask() -> None:
+        end = time.perf_counter() + seconds
+        while (began := time.perf_counter()) < end:
+            await side.ask(bytes(100))
+            times.append((time.perf_counter() - began) * 1e6)
+
+    found = await measured(side, ask)
+    say(p50_us=quantile(times, 0.5), p99_us=quantile(times, 0.99), per_s=len(times) / seconds,
+        sender_cpu_us=found["sender"] * 1e6 / len(times), receiver_cpu_us=found["receiver"] * 1e6 / len(times))
 
 
 async def paced(per_s: int, seconds: float, do: Callable[[], Any]) -> None:
