@@ -25,6 +25,7 @@
 #define ENTRY_HEADER 24
 #define COMMAND_HEADER 8
 #define POOL_MAX 64
+#define LOOK_AHEAD 16              /* commands whose rows are fetched together */
 #define POOL_BYTES_MAX 2097152
 
 static void put16(uint8_t *p, uint16_t v) { memcpy(p, &v, 2); }
@@ -434,11 +435,42 @@ static void run_write(nd_engine *e, const nd_cmdrow *row, group *g, uint32_t vsh
     }
 }
 
+/* The argument behind the name of the command at p[at..n), as decode_args would find it. */
+static bool first_key(const bytes *from, size_t at, nd_arg *key)
+{
+    if (get32(from->p + at) < 2)
+        return false;
+    at += 8 + get32(from->p + at + 4);
+    *key = (nd_arg){from->p + at + 4, get32(from->p + at)};
+    return true;
+}
+
+/* Bring the rows of the next commands nearer, all at once: one after the other each would wait for memory. */
+static void look_ahead(nd_engine *e, const batch *b, uint32_t first)
+{
+    uint64_t place[LOOK_AHEAD];
+    uint32_t vshard[LOOK_AHEAD], n = b->n_ops - first < LOOK_AHEAD ? b->n_ops - first : LOOK_AHEAD;
+    nd_arg key;
+    for (uint32_t i = 0; i < n && n > 1; i++) {
+        const op *o = &b->ops[first + i];
+        vshard[i] = o->vshard;
+        if (o->vshard != ND_VSHARD_NONE && first_key(o->read ? &b->reads : &b->entry, o->offset + 4, &key))
+            place[i] = nd_store_prefetch(e->store, o->vshard, &key);
+        else
+            vshard[i] = ND_VSHARD_NONE;
+    }
+    for (uint32_t i = 0; i < n && n > 1; i++)
+        if (vshard[i] != ND_VSHARD_NONE)
+            nd_store_prefetch_row(e->store, vshard[i], place[i]);
+}
+
 static void apply_batch(nd_engine *e, group *g, batch *b)
 {
     uint32_t done = 0;
     for (uint32_t k = 0; k < b->n_ops && !e->fatal; k++) {
         const op *o = &b->ops[k];
+        if (k % LOOK_AHEAD == 0)
+            look_ahead(e, b, k);
         settle(e, o);
         if (o->read) {
             run_read(e, b, o);

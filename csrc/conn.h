@@ -53,6 +53,7 @@ typedef struct conn {
     bool readonly, dirty, closing, watch_out, muted, resuming;
     bool authenticated, unrestricted; /* unrestricted: no command needs a look at the user's rules */
     bool shaking, more, broken;    /* TLS: in its handshake; may have bytes to read at once; no goodbye can be said */
+    bool writes;                   /* its last command with a key was a write: rows are wanted when it is applied, not now */
     uint16_t held;                 /* its next command waits for room at worker held - 1; 0 = it does not */
     bool full;                     /* has no room for a reply: not served until it reads */
     bool cut;                      /* above its output limit: gets nothing more, closed at the next flush */

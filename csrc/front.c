@@ -15,7 +15,7 @@
 
 #define LISTENER 0xFFFFFF00u       /* epoll data of listening sockets: LISTENER | port kind */
 #define EVENTS_PER_POLL 512
-#define LOOK_AHEAD 16              /* commands of a pipeline whose rows are fetched together */
+#define LOOK_AHEAD 16              /* reads of a pipeline whose rows are fetched together */
 #define ACCEPTS_PER_POLL 64
 
 /* ---- refusals in Redis's words ---- */
@@ -109,6 +109,7 @@ static bool forward(nd_engine *e, conn *c, const nd_cmdrow *row, uint32_t worker
 static bool keyed(nd_engine *e, conn *c, const nd_cmdrow *row, const nd_arg *argv, uint32_t argc)
 {
     uint32_t k = nd_cmdrow_key(row, argc, 0), slot_number = 0, vshard = ND_VSHARD_NONE;
+    c->writes = (row->flags & ND_CMD_WRITE) != 0;
     for (uint32_t n = 0; k; k = nd_cmdrow_key(row, argc, ++n)) {
         if (argv[k].len > ND_KEY_BYTES_MAX) {
             conn_reply_text(e, c, e->texts[ND_TEXT_KEY_TOO_LONG]);
@@ -259,7 +260,7 @@ static size_t scan(nd_engine *e, conn *c, uint8_t *p, size_t n)
             conn_resume(e, c);
             break;
         }
-        if (near == 0 && !nd_resp_partial(&c->scan))
+        if (near == 0 && !c->writes && !nd_resp_partial(&c->scan))
             near = look_ahead(e, p + at, n - at);
         near -= near > 0;
         int64_t used = nd_resp_scan(&c->scan, p + at, n - at);
