@@ -73,7 +73,7 @@ class Sources:
         """What processes that live have written of their lanes; one that died left its own."""
         found = []
         for process in (CONTROL, *(Process(worker + 1) for worker in range(self._boot.workers))):
-            shown = board.read(self._boot.data_dir, process)
+            shown = board.read(self._boot.board_fds[process])
             if shown is not None and shown.pid == self._lives.life(process).pid:
                 found.append((process_name(process), shown))
         return tuple(found)

@@ -51,6 +51,7 @@ class Boot(Struct, frozen=True, kw_only=True):
     bell_fds: list[int]  # by process: eventfd doorbells
     status_fd: int  # to the supervisor: child.py writes it
     config: Config
+    board_fds: list[int] = []  # by process: memory files where each shows its lanes (transport/board.py)
     lane_fd: int = -1  # this process's UDP socket, bound; the supervisor keeps it, so it outlives a restart. -1 = none
     to_workers: int = 0  # of workers.redistribute alone: the layout to fill
     to_layout_dir: str = ""

@@ -35,7 +35,7 @@ def enter(argv: list[str]) -> Boot:
 
 def inherited(boot: Boot) -> list[int]:
     """Descriptors that the Boot names; a process that runs before the others has none."""
-    return [fd for fd in (boot.shm_fd, boot.status_fd, boot.lane_fd, *boot.bell_fds) if fd >= 0]
+    return [fd for fd in (boot.shm_fd, boot.status_fd, boot.lane_fd, *boot.bell_fds, *boot.board_fds) if fd >= 0]
 
 
 def _pin(boot: Boot) -> None:

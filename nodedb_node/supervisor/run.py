@@ -165,6 +165,7 @@ class Supervisor:
             memory_nodes=plan.memory_nodes,
             shm_fd=self.shared.fd,
             bell_fds=self.shared.bells,
+            board_fds=self.shared.boards,
             status_fd=self.status_write,
             config=config,
         )

@@ -16,7 +16,7 @@ from nodedb_node.routing.table import Route
 
 
 class Shared:
-    """The mapping, its descriptor and one eventfd per process."""
+    """The mapping, its descriptor, and per process an eventfd and a memory file for what it shows of its lanes."""
 
     def __init__(self, processes: int, ring_bytes: int) -> None:
         try:
@@ -26,6 +26,7 @@ class Shared:
             raise StartError(Exit.OS, error.strerror or str(error)) from error
         self._metrics = [self.memory.metrics(process) for process in range(processes)]
         self.bells = [os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK) for _ in range(processes)]
+        self.boards = [os.memfd_create("board", os.MFD_CLOEXEC) for _ in range(processes)]
 
     def publish_routes(self, routes: Sequence[Route]) -> None:
         """Before the first child starts; from then on the routing page is control's."""

@@ -170,7 +170,8 @@ class LanePacer(QuicPacketPacer):
         if self.near:
             self.packet_time = None
         else:
-            super().update_rate(congestion_window, smoothed_rtt)
+            # What a turn may send is nothing at its end when nothing is in flight: no rate at all is none to pace by.
+            super().update_rate(max(congestion_window, 2 * DATAGRAM_MIN), smoothed_rtt)
 
 
 register_congestion_control("lane", LaneCongestion)

@@ -150,10 +150,7 @@ class NodeLane:
             datagram_bytes=max(sizes, default=0),
             lanes=tuple(endpoint.hub.lanes()),
         )
-        try:
-            board.write(self._boot.data_dir, self._boot.process, shown)
-        except OSError as error:
-            log.warning("lanes are not shown in the status", why=error)
+        board.write(self._boot.board_fds[self._boot.process], shown)
 
     def _copy_figures(self, endpoint: Endpoint) -> None:
         """Into shared memory, for control to read."""

@@ -60,6 +60,7 @@ class Stage:
             memory_nodes=[-1] * (WORKERS + 1),
             shm_fd=self.shared.fd,
             bell_fds=self.shared.bells,
+            board_fds=self.shared.boards,
             status_fd=status_write,
             config=EPHEMERAL,
         )
@@ -100,7 +101,7 @@ class Stage:
             self.generation = self.shared.died(0)
         boot = msgspec.structs.replace(self.boot, generation=self.generation)
         descriptor = os.memfd_create("boot", 0)
-        inherited = (boot.shm_fd, boot.status_fd, *boot.bell_fds, descriptor)
+        inherited = (boot.shm_fd, boot.status_fd, *boot.bell_fds, *boot.board_fds, descriptor)
         os.write(descriptor, encode(boot))
         argv = [sys.executable, "-m", "nodedb_node.control", "--boot-fd", str(descriptor)]
         child = subprocess.Popen(argv, pass_fds=inherited, stderr=subprocess.PIPE)
