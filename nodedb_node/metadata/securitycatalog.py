@@ -3,11 +3,16 @@
 Invariant: one synced transaction per `change`; the generation is checked and moved in the same transaction as the
 rows, so processes that write at the same time cannot both succeed on one state, and a crash leaves all of a change or
 nothing. It decides nothing: security.py does. Rows of one key format are read by every later version; unknown fields
-are skipped.
+are skipped. World file.
+
+The generation stands also in a file beside the catalog, written before the commit that it names: whoever asks every
+second must not wait for a disk that hangs, and a read of LMDB may (it marks a page of the lock file). The file is only
+a hint to look: it may be one ahead while a change is being committed, or after one that failed.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 import lmdb
@@ -36,10 +41,19 @@ class CatalogSecurity:
         self._environment = environment
         self._table = environment.open_db(_TABLE)
         self._read = EMPTY
+        self._hint = os.path.join(environment.path(), "security-generation")
+        self._write_hint(self.read().generation)
 
     def generation(self) -> int:
-        with self._environment.begin(db=self._table) as view:
-            return _generation(view)
+        with open(self._hint, "rb") as file:
+            return int.from_bytes(file.read(8), "little")
+
+    def _write_hint(self, generation: int) -> None:
+        descriptor = os.open(self._hint, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            os.pwrite(descriptor, generation.to_bytes(8, "little"), 0)
+        finally:
+            os.close(descriptor)
 
     def read(self) -> SecurityState:
         with self._environment.begin(db=self._table) as view:
@@ -48,7 +62,7 @@ class CatalogSecurity:
     def change(self, expected: int, changes: Sequence[Change]) -> SecurityState:
         try:
             return self._change(expected, changes)
-        except lmdb.Error as error:
+        except (lmdb.Error, OSError) as error:
             line = f"the catalog cannot be written: {error}; is the disk full?"
             raise StartError(Exit.IO, line) from error
 
@@ -62,6 +76,7 @@ class CatalogSecurity:
             for key, row in new.items():
                 if old.get(key) != row:
                     transaction.put(key, row)
+            self._write_hint(after.generation)
         self._read = after
         return after
 
