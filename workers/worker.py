@@ -127,6 +127,7 @@ class Worker:
             boot.worker == 0,
             self.loop,
             now_us,
+            self._flush,
             self._on_welcome,
             self._give_up,
         )
@@ -145,6 +146,9 @@ class Worker:
         # From inside the loop: uvloop drops a signal that comes before it runs; a worker told to stop would go on.
         self.loop.call_soon(self.loop.add_signal_handler, signal.SIGTERM, self._drain)
         self.loop.call_soon(self.turns.on_bell)  # takes what control has sent, lets it and peers ring
+
+    def _flush(self) -> None:
+        self.turns.flush(now_us())
 
     def _on_welcome(self) -> None:
         """Control said that this worker has the users; until then nobody could be told from anybody else."""

@@ -59,11 +59,12 @@ class Access:
         first: bool,
         loop: asyncio.AbstractEventLoop,
         now_us: Callable[[], int],
+        flush: Callable[[], None],
         serve: Callable[[], None],
         give_up: Callable[[StartError], None],
     ) -> None:
         self._engine, self._metrics, self._clients, self._loop = engine, metrics, clients, loop
-        self._first, self._now_us, self._serve, self._give_up = first, now_us, serve, give_up
+        self._first, self._now_us, self._flush, self._serve, self._give_up = first, now_us, flush, serve, give_up
         self._passwords = Passwords(loop)
         self._limiter = FailureLimiter(clients.auth_failures_max)
         self._notes = Bucket(NOTES_PER_SECOND, SECOND_US, now_us())
@@ -166,6 +167,7 @@ class Access:
         future: asyncio.Future[bytes | None] = self._loop.create_future()
         if not self._engine.send(kind, request, messages.encode(message)):
             raise NodeError(Kind.TRYAGAIN, what="the control process restarts")
+        self._loop.call_soon(self._flush)  # or it would leave with the next turn, which may be a tick away
         self._asked[request] = future
         timer = self._loop.call_later(self._clients.deadline_ms / 1000, self._answer, request, None)
         try:
