@@ -42,7 +42,8 @@ from workers.shard.turn import Turns
 
 TICK_S = 0.1
 LANE_TICK_S = 1.0
-CALM_TICKS = 10
+CALM_TICK_S = 0.25  # while nobody asks anything and nothing is left to do
+CALM_TICKS = 4
 CHECKPOINT_TICK_US = 1_000  # while a checkpoint runs, the loop's lateness is what it must not spoil
 SWEEP_ROWS = 200
 HOUSEKEEP_ROWS = 2_000
@@ -300,7 +301,7 @@ class Worker:
     # ---- timers ----
 
     def _tick(self) -> None:
-        """Ten times a second: heartbeat, deadlines, and what else there is to do."""
+        """Ten times a second, fewer in calm: heartbeat, deadlines, and what else there is to do."""
         now = now_us()
         self.metrics.heartbeat_us = now
         self._observe("loop_stall_us", max(0, now - self._tick_due_us))
@@ -310,12 +311,13 @@ class Worker:
                 self.engine.refuse_writes(-1)
         self.turns.after(self.engine.expire(now))
         turns, self._turns_seen = self._turns_seen, self.metrics.turns
-        calm = turns == self._turns_seen and not self._unfinished and not self._draining
+        calm = turns == self._turns_seen and not (self._unfinished or self._draining or self._refused_ticks)
         self._calm_ticks = self._calm_ticks + 1 if calm else 0
         if self._calm_ticks % CALM_TICKS == 0:
             self._background(now)
-        self._tick_due_us = now_us() + int(TICK_S * 1e6)
-        self.loop.call_later(TICK_S, self._tick)
+        wait_s = CALM_TICK_S if calm else TICK_S
+        self._tick_due_us = now_us() + int(wait_s * 1e6)
+        self.loop.call_later(wait_s, self._tick)
 
     def _background(self, now: int) -> None:
         """Expiry, bounded background work, figures; every CALM_TICKS ticks while nobody asks and nothing is left."""

@@ -165,7 +165,7 @@ WORKER_METRICS: tuple[Metric, ...] = (
         "seconds",
         1e-6,
         range(6, 24),
-        "How late the loop looked at a timer: one of 1 ms while a checkpoint runs, one of 100 ms always.",
+        "How late the loop looked at a timer: one of 1 ms while a checkpoint runs, one of 100 or 250 ms always.",
         steps=4,
     ),
     _spread("checkpoint_seconds", "checkpoint_ms", "seconds", 1e-3, range(3, 20), "Duration of a checkpoint."),
