@@ -3,7 +3,8 @@
  * An nd_tls is made from PEM files, never changed, and counted by OpenSSL: connections keep the one they began with, so that
  * replacing it (nd_engine_tls) cuts nobody off. TLS 1.2 and 1.3; no tickets, no resumption, no renegotiation: each connection
  * proves itself anew. A handshake is bounded by a deadline, the handshakes at one time by a number, and the work of one turn
- * by HANDSHAKES_PER_TURN, so that who comes does not delay who is there. Loop thread only; nothing here blocks.
+ * by HANDSHAKES_PER_TURN, so that who comes does not delay who is there. Loop thread only; nothing here blocks. OpenSSL writes
+ * with write(): the process must ignore SIGPIPE, as Python does.
  */
 #ifndef ND_TLS_H
 #define ND_TLS_H
