@@ -12,6 +12,7 @@
 
 #define GROW_TRIES 16
 #define DROP_ROWS 500
+#define STUCK_RETRY_US 100000
 #define IOPRIO_WHO_PROCESS 1
 #define IOPRIO_BEST_EFFORT_LOWEST ((2 << 13) | 7)
 
@@ -63,6 +64,31 @@ static int job_write(nd_ckpt *c, nd_wtx *w, const nd_job *job)
 
 /* ---- one transaction ---- */
 
+/* What a transaction is about: whole jobs, or some of a job's sorted rows. */
+typedef struct part {
+    uint32_t first, end;
+    const nd_job *job;
+    uint32_t row, row_end;
+} part;
+
+typedef int (*part_fn)(nd_ckpt *c, nd_wtx *w, const part *p);
+
+static int txn(nd_ckpt *c, uint64_t bytes, part_fn fn, const part *p)
+{
+    int rc = -EOVERFLOW;
+    for (int tries = 0; rc == -EOVERFLOW && tries < GROW_TRIES; tries++) {
+        nd_wtx w;
+        rc = nd_lmdb_write_begin(c->io, bytes, &w);
+        if (rc < 0)
+            return rc;
+        rc = nd_lmdb_slice_next_put(c->io, &w, c->slice_next);
+        if (rc == 0)
+            rc = fn(c, &w, p);
+        rc = nd_lmdb_write_end(c->io, &w, rc);
+    }
+    return rc;
+}
+
 static int groups_write(nd_ckpt *c, nd_wtx *w)
 {
     int rc = 0;
@@ -75,34 +101,69 @@ static int groups_write(nd_ckpt *c, nd_wtx *w)
 }
 
 /* A bound on what rows may take: each its own leaf page, copied, plus its bytes twice, plus the way to the root. */
-static uint64_t bytes_needed(const nd_ckpt *c, uint32_t first, uint32_t end)
+static uint64_t bytes_for(const nd_ckpt *c, uint64_t rows, uint64_t bytes)
 {
-    uint64_t rows = 64 + c->group_count, bytes = 0;
-    for (uint32_t i = first; i < end; i++) {
-        rows += c->jobs[i].rows.count + 1;
-        bytes += c->jobs[i].rows.bytes;
-    }
+    rows += 64 + c->group_count;
     for (uint32_t i = 0; i < c->group_count; i++)
         bytes += c->groups[i].state_len;
     return 2 * (rows * c->io->page_bytes + bytes);
 }
 
-static int txn_write(nd_ckpt *c, uint32_t first, uint32_t end)
+static int jobs_write(nd_ckpt *c, nd_wtx *w, const part *p)
 {
-    int rc = -EOVERFLOW;
-    for (int tries = 0; rc == -EOVERFLOW && tries < GROW_TRIES; tries++) {
-        nd_wtx w;
-        rc = nd_lmdb_write_begin(c->io, bytes_needed(c, first, end), &w);
-        if (rc < 0)
-            return rc;
-        rc = nd_lmdb_slice_next_put(c->io, &w, c->slice_next);
-        for (uint32_t i = first; rc == 0 && i < end; i++)
-            rc = job_write(c, &w, &c->jobs[i]);
-        if (rc == 0 && end == c->job_count)
-            rc = groups_write(c, &w);
-        rc = nd_lmdb_write_end(c->io, &w, rc);
+    int rc = 0;
+    for (uint32_t i = p->first; rc == 0 && i < p->end; i++)
+        rc = job_write(c, w, &c->jobs[i]);
+    return rc == 0 && p->end == c->job_count ? groups_write(c, w) : rc;
+}
+
+/* ---- a vShard too large for one transaction ---- */
+
+static int stage_rows(nd_ckpt *c, nd_wtx *w, const part *p)
+{
+    int rc = nd_lmdb_install_put(c->io, w, p->job->stage); /* dropped at the next opening unless it becomes whole */
+    for (uint32_t i = p->row; rc == 0 && i < p->row_end; i++) {
+        const nd_rec *r = c->sorted[i].rec;
+        nd_arg key = {nd_rec_key(r), r->klen};
+        nd_disk_row row = {.hash = c->sorted[i].hash, .key = key};
+        if (!(r->flags & ND_REC_TOMB))
+            row = (nd_disk_row){c->sorted[i].hash, key, nd_rec_val(r), r->vlen, r->type, nd_rec_expire(r)};
+        rc = nd_lmdb_row_put(c->io, w, p->job->stage, &row, false);
     }
     return rc;
+}
+
+static int stage_whole(nd_ckpt *c, nd_wtx *w, const part *p)
+{
+    int rc = nd_lmdb_install_del(c->io, w, p->job->stage);
+    return rc < 0 ? rc : nd_lmdb_merge_put(c->io, w, p->job->vshard, p->job->stage, &p->job->head);
+}
+
+static int stage_drop(nd_ckpt *c, nd_wtx *w, const part *p)
+{
+    int rc = nd_lmdb_install_del(c->io, w, p->job->stage);
+    return rc < 0 ? rc : nd_lmdb_drop_put(c->io, w, p->job->stage);
+}
+
+static int merge_rows(nd_ckpt *c, nd_wtx *w, const part *p)
+{
+    int rc = 0;
+    for (uint32_t i = p->row; rc == 0 && i < p->row_end; i++)
+        rc = row_write(c, w, p->job->head.slice, &c->sorted[i]);
+    return rc;
+}
+
+static int merge_end(nd_ckpt *c, nd_wtx *w, const part *p)
+{
+    const nd_job *job = p->job;
+    int rc = nd_lmdb_vshard_put(c->io, w, job->vshard, &job->head);
+    if (rc == 0)
+        rc = nd_lmdb_merge_del(c->io, w, job->vshard);
+    if (rc == 0)
+        rc = nd_lmdb_drop_put(c->io, w, job->stage);
+    if (rc == 0 && job->slice_drop)
+        rc = nd_lmdb_drop_put(c->io, w, job->slice_drop);
+    return rc == 0 && p->end == c->job_count ? groups_write(c, w) : rc;
 }
 
 /* ---- one run ---- */
@@ -116,13 +177,13 @@ static bool stop_asked(nd_ckpt *c)
 }
 
 /* Rest between transactions; a stop ends the rest. */
-static void rest(nd_ckpt *c)
+static void rest_us(nd_ckpt *c, uint64_t us)
 {
     struct timespec until;
-    if (c->cfg->pause_us == 0)
+    if (us == 0)
         return;
     clock_gettime(CLOCK_REALTIME, &until);
-    uint64_t ns = (uint64_t)until.tv_nsec + (uint64_t)c->cfg->pause_us * 1000;
+    uint64_t ns = (uint64_t)until.tv_nsec + us * 1000;
     until.tv_sec += (time_t)(ns / 1000000000);
     until.tv_nsec = (long)(ns % 1000000000);
     pthread_mutex_lock(&c->lock);
@@ -131,24 +192,97 @@ static void rest(nd_ckpt *c)
     pthread_mutex_unlock(&c->lock);
 }
 
+static void stuck_set(nd_ckpt *c, bool stuck)
+{
+    pthread_mutex_lock(&c->lock);
+    c->stuck = stuck;
+    pthread_cond_broadcast(&c->wake);
+    pthread_mutex_unlock(&c->lock);
+}
+
+/* Once the stage is whole there is no way back: a full disk is waited for. A stop leaves the rest to the next opening. */
+static int txn_of_merge(nd_ckpt *c, uint64_t bytes, part_fn fn, const part *p)
+{
+    int rc;
+    while ((rc = txn(c, bytes, fn, p)) == -ENOSPC) {
+        stuck_set(c, true);
+        rest_us(c, STUCK_RETRY_US);
+        if (stop_asked(c))
+            return -ECANCELED;
+    }
+    stuck_set(c, false);
+    return rc;
+}
+
+/* All rows of the job by fn, in transactions of about txn_bytes_max and at most txn_rows_max rows. */
+static int rows_in_parts(nd_ckpt *c, const nd_job *job, part_fn fn, bool merging)
+{
+    int rc = 0;
+    for (part p = {.job = job}; rc == 0 && p.row < job->rows.count; p.row = p.row_end) {
+        uint64_t bytes = 0;
+        for (p.row_end = p.row; p.row_end < job->rows.count && p.row_end - p.row < c->cfg->txn_rows_max &&
+                                bytes < c->cfg->txn_bytes_max; p.row_end++)
+            bytes += sizeof(nd_rec) + c->sorted[p.row_end].rec->klen + c->sorted[p.row_end].rec->vlen;
+        uint64_t need = bytes_for(c, p.row_end - p.row, bytes);
+        if (stop_asked(c))
+            return -ECANCELED;
+        rc = merging ? txn_of_merge(c, need, fn, &p) : txn(c, need, fn, &p);
+        rest_us(c, c->cfg->pause_us);
+    }
+    return rc;
+}
+
+static int run_staged(nd_ckpt *c, uint32_t number)
+{
+    const nd_job *job = &c->jobs[number];
+    part whole = {.job = job, .first = number, .end = number + 1};
+    int rc = job_sort(c, job);
+    if (rc == 0)
+        rc = rows_in_parts(c, job, stage_rows, false);
+    if (rc == 0)
+        rc = txn(c, bytes_for(c, 0, 0), stage_whole, &whole);
+    if (rc < 0) {
+        if (rc == -ENOSPC) /* gives back what it took, if that works; the next opening does otherwise */
+            (void)txn(c, bytes_for(c, 0, 0), stage_drop, &whole);
+        return rc;
+    }
+    rc = rows_in_parts(c, job, merge_rows, true);
+    return rc < 0 ? rc : txn_of_merge(c, bytes_for(c, 0, 0), merge_end, &whole);
+}
+
+/* Jobs from `first` on that go into one transaction; returns where they end. */
+static uint32_t run_whole(nd_ckpt *c, uint32_t first, int *rc)
+{
+    part p = {.first = first, .end = first};
+    uint64_t rows = 0, bytes = 0;
+    while (p.end < c->job_count && !c->jobs[p.end].stage &&
+           (p.end == first || (rows < c->cfg->txn_rows_max && bytes < c->cfg->txn_bytes_max))) {
+        rows += c->jobs[p.end].rows.count + 1;
+        bytes += c->jobs[p.end++].rows.bytes;
+    }
+    *rc = txn(c, bytes_for(c, rows, bytes), jobs_write, &p);
+    return p.end;
+}
+
 static int run(nd_ckpt *c)
 {
     uint32_t first = 0;
     do {
+        int rc;
+        uint32_t end = first + 1;
         if (stop_asked(c))
             return -ECANCELED;
-        uint32_t end = first;
-        uint64_t rows = 0;
-        while (end < c->job_count && (end == first || rows < c->cfg->txn_rows_max))
-            rows += c->jobs[end++].rows.count;
-        int rc = txn_write(c, first, end);
+        if (first < c->job_count && c->jobs[first].stage)
+            rc = run_staged(c, first);
+        else
+            end = run_whole(c, first, &rc);
         if (rc < 0)
             return rc;
         /* Release: the loop that sees the count also sees that the thread is done with the jobs' records. */
         atomic_store_explicit(&c->committed, end, memory_order_release);
         first = end;
         if (first < c->job_count)
-            rest(c);
+            rest_us(c, c->cfg->pause_us);
     } while (first < c->job_count);
     return 1;
 }
@@ -208,7 +342,7 @@ static void drop_between_runs(nd_ckpt *c)
     pthread_mutex_unlock(&c->lock);
     if (fatal)
         notify(c);
-    rest(c);
+    rest_us(c, c->cfg->pause_us);
 }
 
 static void *thread_main(void *arg)
@@ -299,7 +433,7 @@ int nd_ckpt_poll(nd_ckpt *c)
 void nd_ckpt_wait(nd_ckpt *c)
 {
     pthread_mutex_lock(&c->lock);
-    while (c->running)
+    while (c->running && !c->stuck)
         pthread_cond_wait(&c->wake, &c->lock);
     pthread_mutex_unlock(&c->lock);
 }

@@ -3,6 +3,8 @@
  * The loop hands it jobs, one per changed vShard; while it runs, the thread owns everything in them but `committed`, which
  * counts the jobs that are durable (release/acquire): the loop may take these back at once. Frozen records are read without a
  * lock because nobody changes them. Each transaction holds whole vShards with their headers, the last one the groups' headers.
+ * A vShard with more rows than a transaction should hold is written twice: into a stage, then, from the transaction that says
+ * the stage is whole, into its slice; dead between the two, the next opening does what is left (merge.h).
  */
 #ifndef ND_CKPT_H
 #define ND_CKPT_H
@@ -26,6 +28,7 @@ typedef struct nd_job {
     nd_vec rows;
     uint32_t vshard;
     uint32_t slice_drop;         /* 0 = none */
+    uint32_t stage;              /* slice to stage the rows in, too many for one transaction; 0 = they are not */
     nd_vshard_head head;
     bool slice_durable;          /* loop: the slice was in LMDB before this job */
     bool orphan;                 /* loop: the vShard was flushed meanwhile */
@@ -39,6 +42,7 @@ typedef struct nd_ckpt {
     pthread_mutex_t lock;        /* guards the words up to `error` */
     pthread_cond_t wake;
     bool started, stop, requested, running, has_drops;
+    bool stuck;                  /* a merge waits for disk space: it can neither end nor be given up */
     int result;                  /* of the last run: 1 or -errno */
     int error;                   /* of the work between runs; fatal */
     int event_fd;

@@ -594,6 +594,28 @@ static int meta_get(nd_lmdb *io, MDB_txn *txn, uint8_t name, uint32_t number, MD
 
 #define VSHARD_BYTES 48
 
+static void head_read(const uint8_t *p, nd_vshard_head *out)
+{
+    out->slice = (uint32_t)get_le(&p, 4);
+    out->group = (uint32_t)get_le(&p, 4);
+    out->applied_index = get_le(&p, 8);
+    out->applied_term = get_le(&p, 8);
+    out->count = get_le(&p, 8);
+    out->hash = get_le(&p, 8);
+    out->expiring = get_le(&p, 8);
+}
+
+static void head_write(uint8_t *p, const nd_vshard_head *head)
+{
+    put_le(&p, head->slice, 4);
+    put_le(&p, head->group, 4);
+    put_le(&p, head->applied_index, 8);
+    put_le(&p, head->applied_term, 8);
+    put_le(&p, head->count, 8);
+    put_le(&p, head->hash, 8);
+    put_le(&p, head->expiring, 8);
+}
+
 int nd_lmdb_vshard_get(nd_lmdb *io, MDB_txn *txn, uint32_t vshard, nd_vshard_head *out)
 {
     MDB_val v;
@@ -602,27 +624,14 @@ int nd_lmdb_vshard_get(nd_lmdb *io, MDB_txn *txn, uint32_t vshard, nd_vshard_hea
         return rc;
     if (v.mv_size != VSHARD_BYTES)
         return -EUCLEAN;
-    const uint8_t *p = v.mv_data;
-    out->slice = (uint32_t)get_le(&p, 4);
-    out->group = (uint32_t)get_le(&p, 4);
-    out->applied_index = get_le(&p, 8);
-    out->applied_term = get_le(&p, 8);
-    out->count = get_le(&p, 8);
-    out->hash = get_le(&p, 8);
-    out->expiring = get_le(&p, 8);
+    head_read(v.mv_data, out);
     return 1;
 }
 
 int nd_lmdb_vshard_put(nd_lmdb *io, nd_wtx *w, uint32_t vshard, const nd_vshard_head *head)
 {
-    uint8_t b[VSHARD_BYTES], *p = b;
-    put_le(&p, head->slice, 4);
-    put_le(&p, head->group, 4);
-    put_le(&p, head->applied_index, 8);
-    put_le(&p, head->applied_term, 8);
-    put_le(&p, head->count, 8);
-    put_le(&p, head->hash, 8);
-    put_le(&p, head->expiring, 8);
+    uint8_t b[VSHARD_BYTES];
+    head_write(b, head);
     return meta_put(io, w, 'V', vshard, b, sizeof b);
 }
 
@@ -679,21 +688,57 @@ int nd_lmdb_install_del(nd_lmdb *io, nd_wtx *w, uint32_t slice)
     return meta_del(io, w, 'I', slice);
 }
 
-int nd_lmdb_drop_first(nd_lmdb *io, MDB_txn *txn, uint32_t *slice)
+/* The first meta row of this name: 1 = found. The value is borrowed until the transaction ends or changes the page. */
+static int meta_first(nd_lmdb *io, MDB_txn *txn, uint8_t name, uint32_t *number, MDB_val *v)
 {
     MDB_cursor *c;
-    uint8_t name = 'D';
-    MDB_val k = {1, &name}, v;
+    MDB_val k = {1, &name};
     int rc = mdb_cursor_open(txn, io->meta, &c);
     if (rc != 0)
         return from_mdb(rc);
-    rc = mdb_cursor_get(c, &k, &v, MDB_SET_RANGE);
-    bool found = rc == 0 && k.mv_size == 5 && *(const uint8_t *)k.mv_data == 'D';
+    rc = mdb_cursor_get(c, &k, v, MDB_SET_RANGE);
+    bool found = rc == 0 && k.mv_size == 5 && *(const uint8_t *)k.mv_data == name;
     if (found)
-        *slice = (uint32_t)get_be((const uint8_t *)k.mv_data + 1, 4);
+        *number = (uint32_t)get_be((const uint8_t *)k.mv_data + 1, 4);
     mdb_cursor_close(c);
     return found ? 1 : rc == MDB_NOTFOUND ? 0 : from_mdb(rc);
 }
+
+int nd_lmdb_drop_first(nd_lmdb *io, MDB_txn *txn, uint32_t *slice)
+{
+    MDB_val v;
+    return meta_first(io, txn, 'D', slice, &v);
+}
+
+int nd_lmdb_merge_put(nd_lmdb *io, nd_wtx *w, uint32_t vshard, uint32_t stage, const nd_vshard_head *head)
+{
+    uint8_t b[4 + VSHARD_BYTES], *p = b;
+    put_le(&p, stage, 4);
+    head_write(p, head);
+    return meta_put(io, w, 'M', vshard, b, sizeof b);
+}
+
+int nd_lmdb_merge_first(nd_lmdb *io, MDB_txn *txn, uint32_t *vshard, uint32_t *stage, nd_vshard_head *head)
+{
+    MDB_val v;
+    int rc = meta_first(io, txn, 'M', vshard, &v);
+    if (rc <= 0)
+        return rc;
+    if (v.mv_size != 4 + VSHARD_BYTES)
+        return -EUCLEAN;
+    const uint8_t *p = v.mv_data;
+    *stage = (uint32_t)get_le(&p, 4);
+    head_read(p, head);
+    return 1;
+}
+
+int nd_lmdb_merge_has(nd_lmdb *io, MDB_txn *txn, uint32_t vshard)
+{
+    MDB_val v;
+    return meta_get(io, txn, 'M', vshard, &v);
+}
+
+int nd_lmdb_merge_del(nd_lmdb *io, nd_wtx *w, uint32_t vshard) { return meta_del(io, w, 'M', vshard); }
 
 int nd_lmdb_drop_del(nd_lmdb *io, nd_wtx *w, uint32_t slice)
 {

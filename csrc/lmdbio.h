@@ -96,5 +96,11 @@ int nd_lmdb_drop_del(nd_lmdb *io, nd_wtx *w, uint32_t slice);
 /* Slices that an install is filling: what is left of them at open becomes a slice to be dropped. */
 int nd_lmdb_install_put(nd_lmdb *io, nd_wtx *w, uint32_t slice);
 int nd_lmdb_install_del(nd_lmdb *io, nd_wtx *w, uint32_t slice);
+/* A vShard too large for one transaction: its changed rows stand whole in a stage, and go from there into its slice until its
+ * header becomes `head`. A staged row of type 0 is a deletion. first: 1 = found one, 0 = none; has: 1, 0. */
+int nd_lmdb_merge_put(nd_lmdb *io, nd_wtx *w, uint32_t vshard, uint32_t stage, const nd_vshard_head *head);
+int nd_lmdb_merge_first(nd_lmdb *io, MDB_txn *txn, uint32_t *vshard, uint32_t *stage, nd_vshard_head *head);
+int nd_lmdb_merge_has(nd_lmdb *io, MDB_txn *txn, uint32_t vshard);
+int nd_lmdb_merge_del(nd_lmdb *io, nd_wtx *w, uint32_t vshard);
 int nd_lmdb_slice_next_put(nd_lmdb *io, nd_wtx *w, uint32_t slice_next);
 #endif

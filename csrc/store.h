@@ -29,8 +29,8 @@ typedef struct nd_store_cfg {
     uint64_t map_bytes;          /* first map size; grows between transactions */
     uint64_t dirty_bytes_max;    /* above this nd_store_wants_checkpoint says 1 */
     uint64_t memory_bytes_max;   /* above this clean rows are evicted */
-    uint32_t txn_rows_max;       /* a checkpoint transaction closes after the vShard that passes this many rows */
-    uint32_t pause_us;           /* the checkpoint thread rests this long between transactions */
+    uint64_t txn_bytes_max;      /* a checkpoint transaction closes after the vShard that passes these; one with more is staged */
+    uint32_t txn_rows_max, pause_us;   /* the checkpoint thread rests this long between transactions */
 } nd_store_cfg;
 
 /* A group's part of a freeze. `state` is opaque to the store (configuration, hard state, dedup records, …). */
@@ -86,8 +86,8 @@ int nd_store_checkpoint_end(nd_store *s);
 int nd_store_housekeep(nd_store *s, uint32_t rows_max);
 
 /* ---- cut, iterate, install (worker-count change, later snapshots and migration) ----
- * A cut shows one vShard as of the last completed checkpoint. Chunk: rows of {u32 key_len, u32 val_len, u8 type, u8 pad[3],
- * i64 expire_ms, key, value}, little-endian. */
+ * A cut shows one vShard as of the last completed checkpoint (-EAGAIN: it is being merged, ask again). Chunk: rows of
+ * {u32 key_len, u32 val_len, u8 type, u8 pad[3], i64 expire_ms, key, value}, little-endian. */
 int nd_cut_open(nd_store *s, uint32_t vshard, nd_cut **out, uint64_t *applied_index, uint64_t *count, uint64_t *hash);
 int64_t nd_cut_next(nd_cut *c, uint8_t *buf, uint64_t cap);   /* bytes written, 0 = end, -ENOBUFS = cap below one row */
 void nd_cut_close(nd_cut *c);

@@ -71,6 +71,7 @@ static void vs_freeze(nd_store *s, nd_vs *v, nd_job *job, const nd_store_group *
         .rows = v->dirty,
         .vshard = (uint32_t)(v - s->vs),
         .slice_drop = v->slice_drop,
+        .stage = v->dirty.count > 1 && v->dirty.bytes > s->cfg.txn_bytes_max ? s->slice_next++ : 0,
         .slice_durable = v->slice_durable,
         .head = {v->slice, v->group, g->applied_index, g->applied_term, v->count, v->hash, v->expiring},
     };

@@ -2,6 +2,7 @@
 #include <errno.h>
 #include <time.h>
 
+#include "merge.h"
 #include "store_impl.h"
 
 static int64_t now_s(void)
@@ -28,6 +29,11 @@ int nd_store_open(const nd_store_cfg *cfg, nd_store **out)
     nd_slab_init(&s->slab);
     s->random_key = malloc(ND_KEY_BYTES_MAX);
     int rc = s->random_key ? nd_lmdb_open(&s->io, cfg->path, cfg->map_bytes) : -ENOMEM;
+    if (rc == 0) {
+        rc = nd_merge_finish(&s->io, cfg->txn_rows_max, cfg->txn_bytes_max);
+        if (rc < 0)
+            nd_lmdb_close(&s->io);
+    }
     if (rc < 0) {
         free(s->random_key);
         free(s);

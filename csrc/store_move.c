@@ -53,7 +53,8 @@ int nd_cut_open(nd_store *s, uint32_t vshard, nd_cut **out, uint64_t *applied_in
     int rc = nd_lmdb_snapshot(&s->io, &c->txn);
     if (rc == 0) {
         pthread_mutex_lock(&s->io.map_lock);
-        rc = cut_head(s, c->txn, vshard, &head);
+        rc = nd_lmdb_merge_has(&s->io, c->txn, vshard);
+        rc = rc == 1 ? -EAGAIN : rc < 0 ? rc : cut_head(s, c->txn, vshard, &head);
         pthread_mutex_unlock(&s->io.map_lock);
         if (rc < 0)
             mdb_txn_abort(c->txn);

@@ -204,6 +204,11 @@ class StoreSection(Struct, frozen=True):
     txn_rows_max: Annotated[
         int, Meta(ge=100, le=1_000_000), about("rows", "of one checkpoint transaction; bounds its stall of the disk")
     ] = 10_000
+    txn_bytes_max: Annotated[
+        int,
+        Meta(ge=64 * KIB, le=1 * GIB),
+        about("bytes", "of one checkpoint transaction; a vShard with more changed rows is staged and written twice"),
+    ] = 32 * MIB
     pause_us: Annotated[
         int, Meta(ge=0, le=1_000_000), about("µs", "rest between checkpoint transactions, left to the log's syncs")
     ] = 1_000

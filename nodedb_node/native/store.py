@@ -17,6 +17,7 @@ class StoreConfig(NamedTuple):
     dirty_bytes_max: int
     memory_bytes_max: int
     txn_rows_max: int
+    txn_bytes_max: int
     pause_us: int
 
 
@@ -56,6 +57,7 @@ class Store:
         cfg.dirty_bytes_max = config.dirty_bytes_max
         cfg.memory_bytes_max = config.memory_bytes_max
         cfg.txn_rows_max = config.txn_rows_max
+        cfg.txn_bytes_max = config.txn_bytes_max
         cfg.pause_us = config.pause_us
         out = ffi.new("nd_store **")
         check(lib.nd_store_open(cfg, out), f"store {config.path}")

@@ -37,7 +37,7 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
 {
     static char path[] = "/tmp/fuzz-cmd-XXXXXX";
     nd_store_cfg cfg = {.path = path, .map_bytes = 16u << 20, .dirty_bytes_max = 64u << 20,
-                        .memory_bytes_max = 64u << 20, .txn_rows_max = 4096};
+                        .memory_bytes_max = 64u << 20, .txn_rows_max = 4096, .txn_bytes_max = 1 << 23};
     ND_ASSERT(mkdtemp(path) != NULL);
     ND_ASSERT(nd_store_open(&cfg, &store) == 0 && nd_store_own(store, 0, 0) == 0);
     char file[64];

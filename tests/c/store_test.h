@@ -35,7 +35,7 @@ static inline void scratch_remove(const scratch *d)
 static inline nd_store_cfg cfg_of(const scratch *d)
 {
     return (nd_store_cfg){.path = d->path, .map_bytes = 1 << 20, .dirty_bytes_max = 1 << 20,
-                          .memory_bytes_max = (uint64_t)1 << 40, .txn_rows_max = 300};
+                          .memory_bytes_max = (uint64_t)1 << 40, .txn_rows_max = 300, .txn_bytes_max = 1 << 20};
 }
 
 static inline nd_store *open_store(const nd_store_cfg *cfg, uint32_t vshards)

@@ -73,7 +73,7 @@ static void worker_start(worker *w, uint32_t number, uint64_t generation)
                                                 "CROSSSLOT", "MAXCLIENTS", "LONG", "CLUSTERDOWN"};
     *w = (worker){.number = number, .shm = the_kit.shm, .tab = new_table()};
     nd_store_cfg store = {.path = dirs[number], .map_bytes = 64 << 20, .dirty_bytes_max = 1ull << 30,
-                          .memory_bytes_max = 1ull << 32, .txn_rows_max = 1000};
+                          .memory_bytes_max = 1ull << 32, .txn_rows_max = 1000, .txn_bytes_max = 1 << 23};
     nd_engine_cfg cfg = {.self = number, .workers = WORKERS, .groups = GROUPS, .generation = generation,
                          .connections_max = 16, .deadline_ms = 4000, .output_bytes_max = 1ull << 32,
                          .query_bytes_max = 64 << 20, .gather_bytes_max = 32 << 20,

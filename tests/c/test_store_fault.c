@@ -17,7 +17,7 @@ static void step(nd_store *s, uint64_t i, uint64_t only_after[VSHARDS])
     uint8_t *p;
     if (only_after && i <= only_after[v])
         return;
-    if (i % 11 == 0) {
+    if (i % 5 == 0) {
         ND_ASSERT(nd_store_del(s, v, &key) >= 0);
     } else {
         nd_row row;
@@ -39,19 +39,48 @@ static void child_write(const nd_store_cfg *cfg, int progress)
             ND_ASSERT(checkpoint_begin(s, VSHARDS, i) == 0);
         if (i % 10 == 0)
             nd_store_housekeep(s, 100);
-        if (i % 100 == 0)
+        if (i % 100 == 0) {
             ND_ASSERT(write(progress, &i, sizeof i) == sizeof i);
+            if (cfg->pause_us)                        /* checkpoints keep up, and later ones find rows to delete */
+                usleep(2000);
+        }
     }
 }
 
+static bool has_meta(const char *path, char name)
+{
+    MDB_env *env;
+    MDB_txn *txn;
+    MDB_dbi meta;
+    MDB_cursor *c;
+    MDB_val key = {1, &name}, val;
+    ND_ASSERT(mdb_env_create(&env) == 0 && mdb_env_set_maxdbs(env, 2) == 0);
+    if (mdb_env_open(env, path, MDB_RDONLY, 0600) != 0 || mdb_txn_begin(env, NULL, MDB_RDONLY, &txn) != 0) {
+        mdb_env_close(env);
+        return false;
+    }
+    bool found = mdb_dbi_open(txn, "meta", 0, &meta) == 0 && mdb_cursor_open(txn, meta, &c) == 0;
+    if (found) {
+        found = mdb_cursor_get(c, &key, &val, MDB_SET_RANGE) == 0 && *(const char *)key.mv_data == name;
+        mdb_cursor_close(c);
+    }
+    mdb_txn_abort(txn);
+    mdb_env_close(env);
+    return found;
+}
+
+static uint32_t died_staging, died_merging;
+
 /* Kill a writer at some moment, reopen, replay what each vShard lacks: all equals a store that never stopped. */
-static void test_kill(uint64_t until)
+static void test_kill(uint64_t until, uint64_t txn_bytes_max)
 {
     scratch dir = scratch_new(), dir2 = scratch_new();
     nd_store_cfg cfg = cfg_of(&dir), cfg2 = cfg_of(&dir2);
     uint64_t last = 0, after[VSHARDS];
     int fd[2];
     cfg.txn_rows_max = 20;
+    cfg.txn_bytes_max = txn_bytes_max;
+    cfg.pause_us = txn_bytes_max < 10000 ? 50 : 0;    /* so that most of the time some vShard is half written */
     ND_ASSERT(pipe(fd) == 0);
     pid_t pid = fork();
     if (pid == 0)
@@ -61,6 +90,10 @@ static void test_kill(uint64_t until)
     ND_ASSERT(kill(pid, SIGKILL) == 0 && waitpid(pid, NULL, 0) == pid);
     close(fd[0]);
     close(fd[1]);
+    died_staging += has_meta(dir.path, 'I');
+    died_merging += has_meta(dir.path, 'M');
+    nd_store_close(open_store(&cfg, VSHARDS));
+    ND_ASSERT(!has_meta(dir.path, 'I') && !has_meta(dir.path, 'M'));
     nd_store *s = open_store(&cfg, VSHARDS), *model = open_store(&cfg2, VSHARDS);
     for (uint32_t v = 0; v < VSHARDS; v++) {
         after[v] = nd_store_applied_index(s, v);
@@ -72,6 +105,20 @@ static void test_kill(uint64_t until)
     }
     for (uint32_t v = 0; v < VSHARDS; v++) {
         ND_ASSERT(nd_store_hash(s, v) == nd_store_hash(model, v) && nd_store_count(s, v) == nd_store_count(model, v));
+    }
+    checkpoint(s, VSHARDS, last);                     /* and what it writes now is the same again */
+    nd_store_close(s);
+    s = open_store(&cfg, VSHARDS);
+    for (uint32_t v = 0; v < VSHARDS; v++)
+        ND_ASSERT(nd_store_hash(s, v) == nd_store_hash(model, v) && nd_store_applied_index(s, v) == last);
+    for (uint32_t k = 0; k < 97; k++) {
+        for (uint32_t v = 0; v < VSHARDS; v++) {
+            nd_arg key = {(const uint8_t *)&k, sizeof k};
+            nd_row a, b;
+            int there = nd_store_get(s, v, &key, 0, false, &a);
+            ND_ASSERT(there == nd_store_get(model, v, &key, 0, false, &b));
+            ND_ASSERT(!there || (a.len == b.len && memcmp(a.val, b.val, a.len) == 0));
+        }
     }
     nd_store_close(s);
     nd_store_close(model);
@@ -133,6 +180,40 @@ static void test_full_disk(void)
     check_many(s, 1500, 2500);
     for (uint32_t v = 0; v < VSHARDS; v++)
         ND_ASSERT(nd_store_hash(s, v) == hash[v] && nd_store_applied_index(s, v) == 9);
+    nd_store_close(s);
+    ND_ASSERT(umount(dir.path) == 0);
+    ND_ASSERT(rmdir(dir.path) == 0);
+}
+
+/* A disk too small for a stage and its merge: the stage is given back, a merge waits for room; nothing is lost or mixed. */
+static void test_full_disk_while_staging(uint32_t megabytes)
+{
+    scratch dir = scratch_new();
+    char size[16];
+    snprintf(size, sizeof size, "size=%um", megabytes);
+    if (mount("none", dir.path, "tmpfs", 0, size) != 0) {
+        ND_ASSERT(rmdir(dir.path) == 0);
+        return;
+    }
+    nd_store_cfg cfg = cfg_of(&dir);
+    cfg.txn_bytes_max = 50000;
+    nd_store *s = open_store(&cfg, VSHARDS);
+    put_many(s, 0, 1500, 2500);
+    ND_ASSERT(checkpoint_begin(s, VSHARDS, 1) == 0);
+    struct pollfd p = {nd_store_checkpoint_fd(s), POLLIN, 0};
+    bool waits = poll(&p, 1, 1000) == 0;
+    ND_ASSERT(waits ? nd_store_checkpoint_end(s) == 0 : nd_store_checkpoint_end(s) == -ENOSPC);
+    check_many(s, 1500, 2500);
+    ND_ASSERT(mount("none", dir.path, "tmpfs", MS_REMOUNT, "size=64m") == 0);
+    if (waits)
+        ND_ASSERT(checkpoint_await(s) == 1);
+    housekeep_all(s);
+    checkpoint(s, VSHARDS, 2);
+    nd_store_close(s);
+    s = open_store(&cfg, VSHARDS);
+    check_many(s, 1500, 2500);
+    for (uint32_t v = 0; v < VSHARDS; v++)
+        ND_ASSERT(nd_store_applied_index(s, v) == 2);
     nd_store_close(s);
     ND_ASSERT(umount(dir.path) == 0);
     ND_ASSERT(rmdir(dir.path) == 0);
@@ -207,8 +288,14 @@ static void test_refusals(void)
 int main(void)
 {
     for (uint64_t i = 0; i < 12; i++)
-        test_kill(300 + i * i * 100);
+        test_kill(300 + i * i * 100, 1 << 20);
+    for (uint64_t i = 0; died_staging < 8 || died_merging < 8; i++) {
+        ND_ASSERT(i < 300);                           /* it must hit both phases, some times */
+        test_kill(700 + i % 30 * 200, 300);
+    }
     test_full_disk();
+    for (uint32_t megabytes = 1; megabytes < 5; megabytes++)
+        test_full_disk_while_staging(megabytes);
     test_small_memory();
     test_refusals();
     return 0;

@@ -271,7 +271,7 @@ static void op_world(world *w)
     }
 }
 
-static void play(uint64_t seed, uint64_t memory_bytes_max, uint32_t steps)
+static void play(uint64_t seed, uint64_t memory_bytes_max, uint64_t txn_bytes_max, uint32_t steps)
 {
     static world w;
     memset(&w, 0, sizeof w);
@@ -279,6 +279,7 @@ static void play(uint64_t seed, uint64_t memory_bytes_max, uint32_t steps)
     w.dir = scratch_new();
     w.cfg = cfg_of(&w.dir);
     w.cfg.memory_bytes_max = memory_bytes_max;
+    w.cfg.txn_bytes_max = txn_bytes_max;
     w.s = open_store(&w.cfg, VSHARDS);
     for (uint32_t i = 0; i < steps; i++) {
         if (rnd(&w.seed) % 60 == 0)
@@ -297,8 +298,9 @@ static void play(uint64_t seed, uint64_t memory_bytes_max, uint32_t steps)
 
 int main(void)
 {
-    play(1, (uint64_t)1 << 40, STEPS);
-    play(2, 40000, STEPS);
-    play(3, 0, STEPS);
+    play(1, (uint64_t)1 << 40, 1 << 20, STEPS);
+    play(2, 40000, 1 << 20, STEPS);
+    play(3, 0, 1 << 20, STEPS);
+    play(4, 40000, 5000, STEPS);                     /* most vShards are staged */
     return 0;
 }

@@ -25,6 +25,13 @@ def two(tmp_path: Path) -> Iterator[Node]:
         yield started
 
 
+@pytest.fixture
+def patient(tmp_path: Path) -> Iterator[Node]:
+    """What waits for room waits as long as a busy machine's disk takes."""
+    with node(tmp_path, {"clients.deadline_ms": 60_000}, workers=2) as started:
+        yield started
+
+
 def test_a_pipeline_longer_than_a_connection_may_have_in_flight(two: Node) -> None:
     with two.client() as client:
         pipe = client.pipeline(transaction=False)
@@ -39,16 +46,16 @@ def test_a_pipeline_longer_than_a_connection_may_have_in_flight(two: Node) -> No
         assert len(client.keys("*")) == 12_000
 
 
-def test_large_replies_cross_between_the_workers(two: Node) -> None:
+def test_large_replies_cross_between_the_workers(patient: Node) -> None:
     """Clients of both workers ask the other's core for more than rings and queues hold."""
     names = [f"large-{number}" for number in range(8)]
-    with two.client() as client:
+    with patient.client() as client:
         for number, name in enumerate(names):
             client.set(name, bytes([number]) * LARGE)
     wrong: list[str] = []
 
     def read(rounds: int) -> None:
-        with two.client() as client:
+        with patient.client() as client:
             for _ in range(rounds):
                 pipe = client.pipeline(transaction=False)
                 for name in names:
@@ -66,10 +73,10 @@ def test_large_replies_cross_between_the_workers(two: Node) -> None:
     assert wrong == []
 
 
-def test_a_pipeline_of_the_largest_values_is_written_whole(two: Node) -> None:
+def test_a_pipeline_of_the_largest_values_is_written_whole(patient: Node) -> None:
     """More than rings, queues and gathering hold: the client waits, nothing is refused."""
     names = [f"largest-{number}" for number in range(12)]
-    with two.client() as client:
+    with patient.client() as client:
         pipe = client.pipeline(transaction=False)
         for number, name in enumerate(names):
             pipe.set(name, bytes([number]) * (16 << 20))

@@ -32,6 +32,7 @@ def open_store(boot: Boot, groups: list[Group]) -> Store:
             dirty_bytes_max=config.dirty_bytes_max,
             memory_bytes_max=memory_bytes_max(config, boot.workers),
             txn_rows_max=config.txn_rows_max,
+            txn_bytes_max=config.txn_bytes_max,
             pause_us=config.pause_us,
         )
     )
