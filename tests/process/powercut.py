@@ -17,6 +17,7 @@ from tests.process.loopfs import LoopFilesystem, unavailable
 from tests.process.node import Node
 from tests.process.recorder import Outcome, Recorder, longest_gap, shared_targets, worker_targets
 from tests.process.scene import new_node
+from tests.seeds import run_seed
 
 IMAGE_MIB = 768
 """Room for a few lives' segments, not for 20: the checkpoint after each restart lets the log of the life before go."""
@@ -80,7 +81,7 @@ def main(cuts: int, workers: int, seed: int | None, backend: str) -> None:
     """Cut power again and again; ends with 1 when anything acknowledged was lost."""
     if unavailable():
         sys.exit(f"skipped: {unavailable()}")
-    seed = random.SystemRandom().randrange(1 << 30) if seed is None else seed
+    seed = run_seed() if seed is None else seed
     click.echo(f"seed {seed}, {cuts} cuts, {workers} workers, log backend {backend}")
     begun = time.monotonic()
     acked, unknown, pause = run(cuts, seed, workers, {"wal.backend": backend})

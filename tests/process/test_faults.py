@@ -20,6 +20,7 @@ from tests.process.node import Node, alive, wait_for
 from tests.process.recorder import REPLY_SECONDS_MAX, longest_gap
 from tests.process.scene import GAP_SECONDS_MAX, load_on, new_node, owned_key, shared_connection
 from tests.process.wire import ErrorReply
+from tests.seeds import run_seed
 
 RESTART_SECONDS_MAX = 10.0
 PARENT_DEATH_SECONDS_MAX = 1.0
@@ -36,7 +37,7 @@ def node(tmp_path: Path) -> Iterator[Node]:
 
 @pytest.fixture
 def seed() -> int:
-    return random.SystemRandom().randrange(1 << 30)
+    return run_seed()
 
 
 def test_killed_worker_loses_nothing_and_the_other_serves_on(node: Node, seed: int) -> None:

@@ -17,6 +17,7 @@ from tests.process.node import Node, wait_for
 from tests.process.recorder import Recorder, longest_gap, shared_targets
 from tests.process.scene import GAP_SECONDS_MAX, new_node
 from tests.process.wire import Connection, ErrorReply, encode, slot, slot_ports
+from tests.seeds import run_seed
 from tools.bench.scrape import scrape
 
 OUTPUT_BYTES_MAX = 20 << 20
@@ -128,7 +129,7 @@ def test_truncated_commands_at_every_byte_have_no_effect(node: Node) -> None:
 
 
 def test_random_mutations_hurt_nobody(node: Node) -> None:
-    seed = random.SystemRandom().randrange(1 << 30)
+    seed = run_seed()
     rng = random.Random(seed)
     with undisturbed(node):
         for number in range(MUTATIONS):

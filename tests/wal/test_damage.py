@@ -16,6 +16,7 @@ from nodedb_node.storage.onevoter import LogConfig, OneVoterLog, open_log
 from nodedb_node.storage.recovery import LogDamaged, LogTooNew
 from tests.conformance.test_wal import propose
 from tests.conformance.wal_disk import SimSegments
+from tests.seeds import run_seed
 
 CONFIG = LogConfig("thread", True, 64 * 1024, 64 * 1024, floor_bytes=0)
 
@@ -143,7 +144,7 @@ def test_an_unknown_record_type_stops_the_start() -> None:
 
 def test_bit_flips_anywhere_are_cut_as_tail_or_refused() -> None:
     """Never taken for something else: what is replayed is a prefix that lacks at most the last append."""
-    seed = random.SystemRandom().randrange(1 << 32)
+    seed = run_seed()
     print("seed", seed)
     rng = random.Random(seed)
     disk = filled(12)
