@@ -1,6 +1,8 @@
 """python -m nodedb_node.control --boot-fd N: the control process, started by the supervisor only."""
 
 import sys
+import threading
+from importlib import import_module
 from pathlib import Path
 
 from nodedb_node import log
@@ -8,9 +10,12 @@ from nodedb_node.control.memory import Memory
 from nodedb_node.control.patience import let_workers_start
 from nodedb_node.control.post import Post
 from nodedb_node.errors import StartError
+from nodedb_node.ids import CONTROL
 from nodedb_node.metadata.catalog import Catalog, Identity
 from nodedb_node.supervisor.boot import Boot
 from nodedb_node.supervisor.child import enter
+
+PROCESS = "nodedb_node.control.process"
 
 
 def claimed(boot: Boot) -> Catalog:
@@ -32,6 +37,8 @@ def main() -> int:
         memory = Memory(boot.shm_fd, boot.bell_fds)
         with claimed(boot) as catalog:
             post = Post(boot, memory, catalog)
+            if boot.pins[CONTROL]:  # its core is its own: no worker is slowed down by the imports
+                threading.Thread(target=import_module, args=(PROCESS,), daemon=True).start()
             let_workers_start(boot, memory, post.turn)
             from nodedb_node.control.process import run  # after the wait, which is about the cost of this import
 
