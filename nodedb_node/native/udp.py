@@ -7,6 +7,7 @@ Invariant: an open C object is closed exactly once; received bytes are copied ou
 from __future__ import annotations
 
 import os
+import select
 import socket
 from typing import Any, NamedTuple
 
@@ -59,6 +60,9 @@ class Udp:
         _check(lib.nd_udp_open(sock.fileno(), features, buffer_bytes, out))
         self._handle: Any = out[0]
         self._socket = sock
+        # libuv stops watching a descriptor that reports an error, and an ICMP message is one: it sees this one instead.
+        self._watch = select.epoll()
+        self._watch.register(sock.fileno(), select.EPOLLIN)
         self._datagrams = ffi.new("nd_udp_datagram[]", lib.ND_UDP_RECV_MAX)
         self._from = ffi.new("nd_udp_addr[]", lib.ND_UDP_RECV_MAX)
         self._text = ffi.new("char[64]")
@@ -66,7 +70,8 @@ class Udp:
         self._names: dict[bytes, Address] = {}
 
     def fileno(self) -> int:
-        return self._socket.fileno()
+        """Readable when there is something to receive, or to hear of."""
+        return self._watch.fileno()
 
     @property
     def address(self) -> Address:
@@ -110,6 +115,7 @@ class Udp:
         if self._handle is not None:
             lib.nd_udp_close(self._handle)
             self._handle = None
+            self._watch.close()
             self._socket.close()
 
     def _address(self, to: Address) -> Any:

@@ -1,7 +1,7 @@
 """When to dial a peer, and when queries to it are refused at once. Pure: now and a random number come in.
 
-Invariant: one dial at a time per peer, never two closer than the backoff says; the wait doubles from 50 ms to 2 s, with
-jitter, and an end of a session that worked is answered by a dial at once. The breaker knows connectivity only: what a
+Invariant: one dial at a time per peer, never two closer than the backoff says; the wait is 50 ms for the first ten, as
+long as a restart takes, then doubles to 2 s, with jitter, and an end of a session that worked is answered at once. The breaker knows connectivity only: what a
 peer answers never opens it, and half-open lets one probe through.
 """
 
@@ -12,6 +12,7 @@ from enum import Enum
 
 BACKOFF_FIRST_US = 50_000
 BACKOFF_MAX_US = 2_000_000
+QUICK_DIALS = 10  # a peer that restarts is back within these
 # A session shorter than this proved nothing: a peer that accepts and drops must not be dialled in a circle.
 PROVEN_US = 1_000_000
 
@@ -39,7 +40,7 @@ class Reach:
     def failed(self, now_us: int, why: str) -> None:
         """The dial came to nothing."""
         self.last_failure = why
-        wait = min(BACKOFF_MAX_US, BACKOFF_FIRST_US << min(self._failures, 10))
+        wait = min(BACKOFF_MAX_US, BACKOFF_FIRST_US << min(max(0, self._failures - QUICK_DIALS), 10))
         self._failures += 1
         self._due_us = now_us + int(wait * (0.5 + self._random() / 2))
 

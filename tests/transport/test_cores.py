@@ -14,6 +14,7 @@ from nodedb_node.transport.reach import (
     BACKOFF_MAX_US,
     OPEN_US,
     PROVEN_US,
+    QUICK_DIALS,
     Breaker,
     BreakerState,
     Reach,
@@ -32,7 +33,7 @@ def test_what_is_relied_on_in_aioquic_is_there() -> None:
 def test_the_wait_between_dials_doubles_to_its_bound() -> None:
     reach, now = Reach(lambda: 1.0), 0
     waits = []
-    for _ in range(10):
+    for _ in range(QUICK_DIALS + 10):
         assert reach.due_us() == now
         reach.dialling()
         assert reach.due_us() is None
@@ -41,7 +42,8 @@ def test_the_wait_between_dials_doubles_to_its_bound() -> None:
         assert due is not None
         waits.append(due - now)
         now = due
-    assert waits[:4] == [BACKOFF_FIRST_US * 2**n for n in range(4)]
+    assert waits[:QUICK_DIALS] == [BACKOFF_FIRST_US] * QUICK_DIALS
+    assert waits[QUICK_DIALS : QUICK_DIALS + 4] == [BACKOFF_FIRST_US * 2**n for n in range(4)]
     assert waits[-1] == BACKOFF_MAX_US
     reach.wake(now - 1)
     assert reach.due_us() == now - 1

@@ -120,6 +120,21 @@ def test_a_dead_network_is_noticed_and_comes_back(stage: QuicStage) -> None:
     assert len(bodies(way.bob)) == 1
 
 
+def test_an_unreachable_port_does_not_make_the_endpoint_deaf(stage: QuicStage) -> None:
+    """ICMP errors are reported on the socket; a loop that stops watching it then would never hear anything again."""
+    alice, bob = pair(stage)
+    stage.crash(bob)
+    stage.run(lambda: not up(alice, BOB) and alice.endpoint.udp.stats().refused > 3, 10)
+    bob = stage.start(BOB, generation=2)
+    echo(bob)
+    began = stage.loop.time()
+    ends: list[Any] = []
+    alice.transport.call(BOB, CONTROL, Kind.LOG, Message(40, b"x"), 10_000, ends.append, True)
+    stage.run(lambda: len(ends) == 1, 10)
+    assert ends == [Answer(b"x")]
+    assert stage.loop.time() - began < 5.0
+
+
 def test_an_address_that_changes_keeps_its_session(stage: QuicStage) -> None:
     """A NAT gives another port: the connection is known by its ids and the identity is the certificate's."""
     way = Way(stage)

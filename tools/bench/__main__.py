@@ -16,6 +16,7 @@ import click
 from rich.console import Console
 
 from tools.bench import checkpoint as checkpoint_run
+from tools.bench import lanes as lane_run
 from tools.bench import memory as memory_run
 from tools.bench import profile as profile_run
 from tools.bench import ratios as ratio_run
@@ -288,6 +289,25 @@ def node_under_test(base: Path, workers: int, options: list[str], self_test: boo
     if self_test:
         return RedisServer("redis2", base / "redis2")
     return NodeServer("node", base / "node", workers=workers, options=options)
+
+
+
+@main.command()
+@click.option("--rounds", default=3, show_default=True)
+@click.option("--seconds", default=3.0, show_default=True, help="Length of one cell.")
+@click.option("--case", "cases", multiple=True, default=(*lane_run.CASES, "reconnect"), help="Repeat; default: all.")
+@click.option("--veth", is_flag=True, help="Also between two network namespaces, 1500 B; needs root.")
+@json_option
+def lanes(rounds: int, seconds: float, cases: tuple[str, ...], veth: bool, json_path: Path | None) -> None:
+    """Lanes, plain aioquic, TCP+TLS and qh3 (if installed): bulk, round trips, messages, heartbeats, reconnects."""
+    found = lane_run.run(rounds, seconds, cases, veth, console.print)
+    for place, by_case in found.items():
+        for case, by_kind in by_case.items():
+            for kind, figures in by_kind.items():
+                shown = "  ".join(f"{name} {value:.1f}" for name, value in figures.items())
+                console.print(f"{place:9} {case:10} {kind:8} {shown}", soft_wrap=True)
+    if json_path:
+        json_path.write_text(json.dumps(found, indent=1))
 
 
 if __name__ == "__main__":
