@@ -3,17 +3,17 @@ from the command set (docs/differences.md lists the exceptions)."""
 
 import random
 import re
-import secrets
 from collections.abc import Iterator
 
 import pytest
 
 from tests.clients import reference
 from tests.process.node import Node
+from tests.seeds import run_seed
 
 pytestmark = pytest.mark.process
 
-SEEDS = [1, secrets.randbelow(1 << 32)]
+SEEDS = [1, run_seed()]
 COMMANDS = 400
 HASH_A = b"ca978112ca1bbdcafac231b39a23dc4da786eff8147c4e72b9807785afee48bb"
 HASH_P = b"148de9c5a7a44d19e56cd9ae1a554bf67847afb0c58f6e12fa29ac7ddfca9940"
