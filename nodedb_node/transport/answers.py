@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
-from nodedb_node.config import MIB
+from nodedb_node.config import KIB
 from nodedb_node.ids import NodeId, Process
 
-ANSWERS_MAX = 4096
-ANSWER_BYTES_MAX = 4 * MIB
-ASKERS_MAX = 4096
+ANSWERS_MAX = 1024
+ANSWER_BYTES_MAX = 256 * KIB
+ASKERS_MAX = 1024  # together at most 256 MiB, and only when all of them answer at length
 
 Asker = tuple[NodeId, Process, int]
 Reply = tuple[int, int, bytes]  # type, flags, body

@@ -25,6 +25,7 @@ from msgspec import Struct
 from nodedb_node import log
 from nodedb_node.config import MIB
 from nodedb_node.ids import NodeId, Process
+from nodedb_node.lograte import LineRate
 from nodedb_node.native.udp import Udp
 from nodedb_node.rpc.frame import Kind
 from nodedb_node.rpc.hello import Local, Why
@@ -49,6 +50,7 @@ HANDSHAKES_MAX = 256  # of strangers, at the same time
 RESETS_PER_S = 100
 CLOSE_REPEATS = 8  # a close is not acknowledged: it is said again to a peer that goes on sending
 CLOSED_S = 1.0
+REFUSED_LINE = 0  # kind of log line: strangers must not fill the log
 UDP_HEADERS = {False: 28, True: 48}  # by whether the address is IPv6
 
 WHY_OF_REASON: dict[Reason, Why] = {
@@ -136,6 +138,7 @@ class Endpoint:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = float("inf")
         self._resets_at = 0.0
+        self._lines = LineRate()
         self._closed = False
         self.hub = Hub(local, self, handlers, now_us, random.random, os.urandom, self.soon)
         loop.add_reader(udp.fileno(), self._readable)
@@ -387,7 +390,9 @@ class Endpoint:
         found = self._judge(conn)
         if isinstance(found, Refusal):
             self.figures.handshakes_refused += 1
-            log.warning("peer refused", peer=_shown(conn.addr), reason=found)
+            unsaid = self._lines.take(REFUSED_LINE, now_us())
+            if unsaid is not None:
+                log.warning("peer refused", peer=_shown(conn.addr), reason=found, others_not_logged=unsaid)
             self._refuse(conn, WHY_OF_REASON.get(found.reason, Why.IDENTITY), str(found))
             return
         conn.identity = found
