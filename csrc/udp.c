@@ -19,7 +19,7 @@
 
 #define SLOTS 16                   /* messages of one recvmmsg */
 #define SLOT_BYTES 65536           /* the largest thing that GRO hands over */
-#define ROUNDS 2                   /* recvmmsg calls of one nd_udp_recv: the loop has other work too */
+#define ROUNDS 1                   /* recvmmsg calls of one nd_udp_recv: the loop has other work too */
 #define GSO_BYTES_MAX 65000        /* the kernel's limit is 65507 with headers */
 #define GSO_SEGMENTS_MAX 64
 

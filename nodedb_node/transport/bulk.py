@@ -19,7 +19,7 @@ from nodedb_node.rpc.status import AnyStatus, Internal, Overloaded
 from nodedb_node.transport.interface import BulkOffer, BulkSink, BulkSource, Done
 
 CREDIT_BYTES = 2 * MIB
-TURN_BYTES = 512 * KIB  # given to the connection per turn of the loop, so that other traffic gets its turn
+TURN_BYTES = 256 * KIB  # given to the connection per turn of the loop, so that other traffic gets its turn
 IDLE_US = 60_000_000
 INCOMING_MAX = 64
 FINISHED_KEPT = 256

@@ -50,7 +50,7 @@ STREAMS = len(Kind)  # one-way, in each direction; the class is the stream's num
 ACK_DELAY_S = 0.008
 ACK_RIDES_AFTER_S = 0.003  # on data that goes then; on each packet it would cost both sides more than it tells
 PEER_ACK_DELAY_S = 0.012  # what we allow for it in probe timeouts: the peer runs this file too
-ACK_EVERY = 64  # datagrams, whatever the delay says
+ACK_EVERY = 16  # datagrams, whatever the delay says
 IDLE_S = 1.3  # without an authentic datagram: the peer is dead
 KEEPALIVE_S = 0.3
 INITIAL_RTT_S = 0.05
@@ -60,8 +60,9 @@ CONNECTION_WINDOW = 128 * MIB
 LAN_RTT_S = 0.005
 WINDOW_FIRST = 256 * KIB
 WINDOW_MAX = 4 * MIB
+WINDOW_BULK = 768 * KIB  # what lies in the peer's socket buffer delays its heartbeats: a few ms of it are enough
 WINDOW_LAN_MIN = 128 * KIB
-TURN_BYTES = 512 * KIB  # given to the network per turn: other connections and the peer's answers get theirs
+TURN_BYTES = 128 * KIB  # given to the network per turn: other connections and the peer's answers get theirs
 
 TAG_BYTES = 16  # of every cipher there is
 STREAM_HEAD = struct.Struct(">BBQH")  # type, stream (below 64), offset in 8 bytes, length in 2
@@ -89,6 +90,7 @@ class LaneCongestion(QuicCongestionControl):
         super().__init__(max_datagram_size=max_datagram_size)
         self.mtu = max_datagram_size
         self.window = WINDOW_FIRST
+        self.window_max = WINDOW_MAX
         self.near = True
         self.turn_bytes = TURN_BYTES
         self.hole_events = 0
@@ -121,9 +123,9 @@ class LaneCongestion(QuicCongestionControl):
         if packet.sent_time is None or packet.sent_time <= self._recovery_time:
             return
         if self.ssthresh is None or self.window < self.ssthresh or self.near:
-            self.window = min(WINDOW_MAX, self.window + packet.sent_bytes)
+            self.window = min(self.window_max, self.window + packet.sent_bytes)
         else:
-            self.window = min(WINDOW_MAX, self.window + self.mtu * packet.sent_bytes // self.window)
+            self.window = min(self.window_max, self.window + self.mtu * packet.sent_bytes // self.window)
 
     def on_packets_expired(self, *, packets: Iterable[QuicSentPacket]) -> None:
         """Sent again early, or not needed any more: no sign of congestion, but each early one may be a hole's."""
@@ -265,6 +267,10 @@ class LaneQuic(QuicConnection):
     def resumed(self) -> bool:
         """Whether the handshake took a session ticket: never, and looked at all the same."""
         return bool(self.tls.session_resumed)
+
+    def carry_bulk(self) -> None:
+        """This side sends large bodies, which must not stand in anybody's way."""
+        self._cc.window_max = WINDOW_BULK
 
     def open_streams(self) -> None:
         """In their order: aioquic takes a stream below one that was opened for one that has ended."""

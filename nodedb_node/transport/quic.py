@@ -46,6 +46,7 @@ from nodedb_node.transport.lanequic import (
 SOCKET_BUFFER_BYTES = 8 * MIB
 HANDSHAKE_S = 3.0  # from the first datagram to an encrypted connection
 DIAL_S = 1.5
+SUSPECT_S = 0.05
 HANDSHAKES_MAX = 256  # of strangers, at the same time
 RESETS_PER_S = 100
 CLOSE_REPEATS = 8  # a close is not acknowledged: it is said again to a peer that goes on sending
@@ -96,7 +97,7 @@ class Conn:
 
     __slots__ = (
         *("addr", "cids", "closing", "dead", "dialled", "due", "expected", "identity", "judged", "link", "pinged"),
-        *("began", "quic", "repeats", "said_open", "until"),
+        *("began", "quic", "repeats", "probed", "said_open", "suspect", "until"),
     )
 
     def __init__(self, quic: LaneQuic, addr: tuple[str, int], dialled: bool, link: int, now: float) -> None:
@@ -111,6 +112,8 @@ class Conn:
         self.dead = False  # the hub is not to hear of it any more
         self.began = now
         self.pinged = now
+        self.probed = 0.0
+        self.suspect = 0.0  # when the network said that nobody listens there
         self.due: float | None = None
         self.until: float | None = now + (DIAL_S if dialled else HANDSHAKE_S)
         self.cids: set[bytes] = set()
@@ -197,6 +200,8 @@ class Endpoint:
         quic = LaneQuic(config, self._reset_token, demand_certificate=False)
         conn = Conn(quic, addr, True, link, now)
         conn.expected = expected or None
+        if bulk:
+            quic.carry_bulk()
         self._add(conn, quic.host_cid)
         quic.connect(addr, now)
         self._touch(conn)
@@ -320,6 +325,8 @@ class Endpoint:
         times = [at for at in (conn.quic.get_timer(), conn.until) if at is not None]
         if conn.said_open and not conn.dead and not conn.quic.ended:
             times.append(conn.pinged + KEEPALIVE_S)
+            if conn.suspect > conn.quic.heard_s:
+                times.append(max(conn.suspect, conn.probed) + SUSPECT_S)
         return min(times, default=None)
 
     def _on_timer(self) -> None:
@@ -340,6 +347,10 @@ class Endpoint:
         at = conn.quic.get_timer()
         if at is not None and at <= now:
             conn.quic.handle_timer(now)
+        if conn.suspect > conn.quic.heard_s and now >= max(conn.suspect, conn.probed) + SUSPECT_S:
+            conn.probed = now
+            if not conn.quic.ended:
+                conn.quic.send_ping(0)
         if conn.said_open and now >= conn.pinged + KEEPALIVE_S and not conn.quic.ended:
             if now - conn.quic.heard_s >= KEEPALIVE_S:
                 conn.quic.send_ping(0)
@@ -458,13 +469,20 @@ class Endpoint:
             self._refuse(conn, Why.GARBLED, "no handshake in time")
 
     def _unreachable(self, addr: tuple[str, int]) -> None:
-        """Nobody listens there: a dial is over at once; a session is asked whether it lives."""
+        """Nobody listens there: a dial is over at once; a session is asked whether it lives, and is lost when it has
+        not answered by the next such word. Anybody near the path can say so, but not keep the peer from answering."""
+        now = time.monotonic()
         for conn in [conn for conn in self._conns if conn.addr == addr and not conn.dead]:
             if not conn.said_open:
                 conn.dead = True
                 self._drop(conn)
                 self._tell(conn, None, "nobody listens there")
-            elif not conn.quic.ended:
+            elif conn.suspect > conn.quic.heard_s and now - conn.suspect >= SUSPECT_S:
+                conn.dead = True
+                self._drop(conn)
+                self._tell(conn, None, "nobody listens there any more")
+            elif not conn.quic.ended and conn.suspect <= conn.quic.heard_s:
+                conn.suspect = now
                 conn.quic.send_ping(0)
                 self._touched.add(conn)
 

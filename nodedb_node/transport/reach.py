@@ -1,8 +1,8 @@
 """When to dial a peer, and when queries to it are refused at once. Pure: now and a random number come in.
 
-Invariant: one dial at a time per peer, never two closer than the backoff says; the wait is 50 ms for the first ten, as
-long as a restart takes, then doubles to 2 s, with jitter, and an end of a session that worked is answered at once. The
-breaker knows connectivity only: what a peer answers never opens it, and half-open lets one probe through.
+Invariant: one dial at a time per peer, never two closer than the backoff says; the wait is 50 ms for as long as a
+restart takes, then doubles to 2 s, with jitter, and an end of a session that worked is answered at once. The breaker knows
+connectivity only: what a peer answers never opens it, and half-open lets one probe through.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from enum import Enum
 
 BACKOFF_FIRST_US = 50_000
 BACKOFF_MAX_US = 2_000_000
-QUICK_DIALS = 10  # a peer that restarts is back within these
+QUICK_DIALS = 40  # a peer that restarts is back within these
 # A session shorter than this proved nothing: a peer that accepts and drops must not be dialled in a circle.
 PROVEN_US = 1_000_000
 
