@@ -1,8 +1,8 @@
 """When to dial a peer, and when queries to it are refused at once. Pure: now and a random number come in.
 
 Invariant: one dial at a time per peer, never two closer than the backoff says; the wait is 50 ms for as long as a
-restart takes, then doubles to 2 s, with jitter, and an end of a session that worked is answered at once. The breaker knows
-connectivity only: what a peer answers never opens it, and half-open lets one probe through.
+restart takes, then doubles to 2 s, with jitter, and an end of a session that worked is answered at once. The breaker
+knows connectivity only: what a peer answers never opens it, and half-open lets one probe through.
 """
 
 from __future__ import annotations
