@@ -13,6 +13,8 @@ Worker = NewType("Worker", int)  # 0..workers - 1
 Process = NewType("Process", int)  # number in shared memory: 0 = control, worker + 1
 NodeId = NewType("NodeId", str)  # 40 hex digits, made once per data directory
 ClusterId = NewType("ClusterId", str)  # 32 hex digits
+NodeNumber = NewType("NodeNumber", int)  # ≥ 1, of a node inside its cluster, given once and never again
+GroupId = NewType("GroupId", int)  # of a Raft group in the cluster; 0 = metadata
 
 CONTROL = Process(0)
 

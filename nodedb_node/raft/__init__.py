@@ -1,0 +1,23 @@
+"""Consensus of one group as a pure machine: messages, time and durability in; records, messages and commits out.
+
+Invariant: nothing in this package reads a clock, draws a random number by itself or does IO. What the machine promises
+to others (votes, acknowledgements) leaves only behind the records it depends on. All groups of a process are
+multiraft's; liveness of peers is measured per lane there and read through `Contacts`.
+
+The verbs of core.Raft (config, restored, contacts, rng, now_us):
+
+    step(now_us, message)                 a decoded message whose sender was checked against its lane
+    tick(now_us), next_deadline_us()      None: nothing to wait for
+    take_ready() -> Ready | None          once per turn; messages are made here, so a turn's proposals share one append
+    persisted(now_us, number)             Ready `number` and all before it are durable
+    propose(now_us, size_bytes, data)     -> (index, term) | Refusal; so do propose_config(now_us, ConfigChange),
+    transfer(now_us, to), read(now_us, context), campaign(now_us) -> None | Refusal
+    contact(now_us)                       acked_us may have risen; needed only while waits_for_contact
+    lane_lost(now_us, peer, rank)         the lane to peer died, its generation changed, or this group left its set;
+                                          whatever this replica's role is. rank spreads the groups of one lane
+    unreachable(peer), reachable(now_us, peer), peer_restarted(now_us, peer)
+    applied(index), compacted(index, term)    of the state machine; of its durable checkpoint
+    offer_snapshot(now_us, peer, index, term, transfer), snapshot_failed(now_us, peer)    leader's owner
+    snapshot_installed(now_us, offer), snapshot_refused(now_us, offer)                    member's owner
+    lease_valid(now_us), configuration_at(index), raise_bound(bound), quarantine(why), status fields as attributes
+"""
