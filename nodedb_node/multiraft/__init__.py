@@ -1,0 +1,1 @@
+"""All Raft groups of a process behind one coordinator (see ARCHITECTURE.md)."""
