@@ -1,0 +1,71 @@
+"""A store with rows in it, without a node around: entries are made by hand and replayed."""
+
+import select
+import struct
+from contextlib import closing
+from pathlib import Path
+
+from nodedb_node._native import ffi
+from nodedb_node.native import wal
+from nodedb_node.native.engine import Engine, EngineConfig
+from nodedb_node.native.kernels import slot_of_key
+from nodedb_node.native.store import GroupCut, Store, StoreConfig
+from workers.commands.table import build_cmdtab
+
+GROUPS = 256  # four vShards each
+SET = 1  # id of the command
+
+
+def vshards_of(group: int) -> list[int]:
+    return list(range(group * 4, group * 4 + 4))
+
+
+def open_store(path: Path, groups: list[int]) -> Store:
+    path.mkdir(exist_ok=True)
+    store = Store(StoreConfig(str(path), 1 << 20, 64 << 20, 64 << 20, 1000, 0))
+    for group in groups:
+        for vshard in vshards_of(group):
+            store.own(vshard, group)
+    return store
+
+
+def set_entry(pairs: list[tuple[bytes, bytes]]) -> bytes:
+    """The payload of an entry of SET commands (byte table: csrc/batch.c)."""
+    parts = [struct.pack("<HHIQQ", 1, 0, len(pairs), 1 << 40, 7)]
+    for key, value in pairs:
+        parts.append(struct.pack("<HHI", SET, slot_of_key(key) // 16, 3))
+        parts += [struct.pack("<I", len(arg)) + arg for arg in (b"set", key, value)]
+    return b"".join(parts)
+
+
+def keys_of_group(group: int, n: int) -> list[bytes]:
+    keys, number = [], 0
+    while len(keys) < n:
+        key = b"key:%d" % number
+        if slot_of_key(key) // 64 == group:
+            keys.append(key)
+        number += 1
+    return keys
+
+
+def fill(store: Store, group: int, pairs: list[tuple[bytes, bytes]], index: int, checkpoint: bool = True) -> None:
+    """One entry, applied and, if asked, checkpointed with the group's state b"state"."""
+    config = EngineConfig(0, 1, GROUPS, 1, 64, 4000, 1 << 20, 1 << 20, 1 << 20, False)
+    with closing(Engine(config, store, build_cmdtab(), ffi.new("nd_metrics *"))) as engine:
+        engine.set_applied(group, index - 1, 2)
+        array, keep = wal.records_array([wal.Record(wal.ENTRY, group, 2, index, set_entry(pairs))])
+        engine.replay(array, 1)
+        del keep
+    if checkpoint:
+        checkpoint_now(store, group, index)
+
+
+def checkpoint_now(store: Store, group: int, index: int) -> None:
+    store.checkpoint_begin([GroupCut(group, index, 2, b"state")])
+    while store.checkpoint_end() is False:
+        select.select([store.checkpoint_fd()], [], [], 10)
+
+
+def contents(store: Store, group: int) -> list[tuple[int, int]]:
+    """(rows, hash) of each vShard."""
+    return [(store.count(vshard), store.hash(vshard)) for vshard in vshards_of(group)]
