@@ -1,7 +1,7 @@
 """The files of snapshots: a group's rows spooled for sending, what arrives kept until it is whole, and its install.
 
-A spool is one file (byte table: docs/formats/snapshot.md), written once from the last checkpoint, so that any chunk can be
-read again as long as a peer needs it. An incoming file keeps each chunk behind its own checksum: a restart finds the
+A spool is one file (byte table: docs/formats/snapshot.md), written once from the last checkpoint, so that any chunk can
+be read again as long as a peer needs it. An incoming file keeps each chunk behind its own checksum: a restart finds the
 checked prefix and goes on from there. Invariant: a file appears under its name only when it is whole and synced
 (spool), and rows become visible per vShard in one synced transaction, the group's header last; a death in between leaves
 vShards that are ahead of the group's index, which replay skips per vShard. Every long piece of work is a generator of
