@@ -2,10 +2,10 @@
 
 A spool is one file (byte table: docs/formats/snapshot.md), written once from the last checkpoint, so that any chunk can
 be read again as long as a peer needs it. An incoming file keeps each chunk behind its own checksum: a restart finds the
-checked prefix and goes on from there. Invariant: a file appears under its name only when it is whole and synced
-(spool), and rows become visible per vShard in one synced transaction, the group's header last; a death in between leaves
-vShards that are ahead of the group's index, which replay skips per vShard. Every long piece of work is a generator of
-small steps, for the caller to spread over its turns. World file.
+checked prefix and goes on from there. Invariant: a spool appears under its name only when it is whole and synced, and
+rows become visible per vShard in one synced transaction, the group's header last; a death in between leaves vShards
+that are ahead of the group's index, which replay skips per vShard. Every long piece of work is a generator of small
+steps, for the caller to spread over its turns. World file.
 """
 
 import errno
