@@ -17,7 +17,7 @@ class Seal(NamedTuple):
     """What a vShard's rows amount to: the cut says it, the install checks it."""
 
     applied_index: int
-    count: int
+    rows: int
     digest: int  # incremental hash, csrc/hash.h
 
 
@@ -78,13 +78,13 @@ class Mover:
     def copy(self, source: Store, target: Store, vshard: int, group: int) -> int:
         """The number of rows. An empty vShard needs no copy: the group's header says what it has seen."""
         with Cut(source, vshard) as cut:
-            if cut.seal.count:
+            if cut.seal.rows:
                 with Install(target, vshard, group) as install:
                     while length := cut.read(self._buffer):
                         assert length > 0, "the buffer holds the largest row"
                         install.write(self._buffer, length)
                     install.commit(cut.seal)
-            return cut.seal.count
+            return cut.seal.rows
 
 
 def put_group(target: Store, group: int, header: GroupHeader) -> None:
