@@ -16,8 +16,10 @@ The verbs of core.Raft (config, restored, contacts, rng, now_us):
     lane_lost(now_us, peer, rank)         the lane to peer died, its generation changed, or this group left its set;
                                           whatever this replica's role is. rank spreads the groups of one lane
     unreachable(peer), reachable(now_us, peer), peer_restarted(now_us, peer)
-    applied(index), compacted(index, term)    of the state machine; of its durable checkpoint
+    lane_exception(now_us, peer, term)    an acknowledgement's exception: not hosted (term 0), or at another term
+    applied_to(index), compacted(index)   by the state machine; covered by its durable checkpoint
     offer_snapshot(now_us, peer, index, term, transfer), snapshot_failed(now_us, peer)    leader's owner
     snapshot_installed(now_us, offer), snapshot_refused(now_us, offer)                    member's owner
-    lease_valid(now_us), configuration_at(index), raise_bound(bound), quarantine(why), status fields as attributes
+    lease_valid(now_us), configuration_at(index), raise_bound(bound), quarantine_now(now_us, why), retained_index();
+    status is read from the fields (state.py): role, term, leader, commit, applied, log, peers, configs, halted, …
 """

@@ -1,0 +1,262 @@
+"""Elections: when one is begun, who gets a vote, and what the answers decide.
+
+Invariant: a vote, also the own one, is not given while a promise to a leader holds (lane acknowledgements, append
+answers, or those of an earlier process: the boot fence), unless that leader itself asked for the election. PreVote
+changes nothing at the voter and nothing of the candidate's term (thesis, 9.6), so a replica that was cut off does not
+disturb when it comes back.
+"""
+
+from nodedb_node.ids import NodeNumber
+from nodedb_node.marks import mark
+from nodedb_node.raft import membership, proposals, reads, roles
+from nodedb_node.raft.messages import (
+    NOBODY,
+    Micros,
+    NotReady,
+    Refusal,
+    RequestVote,
+    Role,
+    TimeoutNow,
+    VoteResponse,
+)
+from nodedb_node.raft.quorum import Votes, counted_jointly
+from nodedb_node.raft.state import NEVER, State
+
+# ---- beginning ----
+
+
+def on_election_timeout(state: State, now_us: Micros) -> None:
+    """The deadline has passed: no leader was heard of, or no election was won."""
+    assert state.role != Role.LEADER
+    config = state.config
+    if state.removed:
+        state.election_us = NEVER
+        return
+    if state.role == Role.FOLLOWER and state.leader != NOBODY:
+        heard_us = state.contacts.heard_us(state.leader)
+        if heard_us and heard_us + config.election_min_us > now_us:
+            state.election_us = NEVER  # its lane lives and covers this group; lane_lost tells when not
+            return
+    if state.quarantine or not membership.may_campaign(state):
+        state.election_us = now_us + config.election_max_us
+        return
+    free_us = promised_until_us(state)
+    if now_us < free_us:
+        mark("raft-campaign-waits-for-promise")
+        spread_us = config.election_max_us - config.election_min_us
+        state.election_us = free_us + state.rng.randrange(0, spread_us)
+        return
+    begin_pre_election(state, now_us)
+
+
+def campaign(state: State, now_us: Micros) -> Refusal | None:
+    """An operator's or a test's wish; promises stand."""
+    if state.halted or state.quarantine or state.removed or not membership.may_campaign(state):
+        return NotReady("this replica may not lead now")
+    if state.role == Role.LEADER:
+        return NotReady("this replica leads already")
+    if now_us < promised_until_us(state):
+        return NotReady("a promise to a leader holds")
+    begin_pre_election(state, now_us)
+    return None
+
+
+def promised_until_us(state: State) -> Micros:
+    """No vote before then, but for a transfer."""
+    return max(state.fence_us, state.promise_us, state.contacts.promised_us())
+
+
+def begin_pre_election(state: State, now_us: Micros) -> None:
+    roles.become_pre_candidate(state, now_us)
+    send_request_votes(state, pre=True, transfer=False)
+    _decide(state, now_us)
+
+
+def begin_election(state: State, now_us: Micros, transfer: bool) -> None:
+    if not transfer and now_us < promised_until_us(state):
+        mark("raft-promise-during-pre-vote")
+        roles.become_follower(state, now_us, state.term, NOBODY)
+        return
+    roles.become_candidate(state, now_us)
+    send_request_votes(state, pre=False, transfer=transfer)
+    _decide(state, now_us)
+
+
+def send_request_votes(state: State, pre: bool, transfer: bool) -> None:
+    """To every other voter. A real request follows the record of the term and own vote; PreVote promises nothing."""
+    current = membership.in_force(state)
+    outputs = state.free if pre else state.after
+    for member in sorted({*current.voters, *current.outgoing}):
+        if member.node != state.node:
+            outputs.append(
+                RequestVote(
+                    state.group,
+                    state.node,
+                    state.replica,
+                    member.node,
+                    member.replica,
+                    state.term + 1 if pre else state.term,
+                    state.request,
+                    state.log.last_index,
+                    state.log.last_term,
+                    pre,
+                    transfer,
+                    state.bound,
+                )
+            )
+    state.changed = True
+
+
+# ---- voting ----
+
+
+def on_request_vote(state: State, now_us: Micros, message: RequestVote) -> None:
+    if membership.was_removed(state, message.sender, message.sender_replica):
+        mark("raft-vote-asked-by-removed")
+        send_vote_response(state, message, False, removed=True)
+    elif message.term < state.term or membership.is_observer(state) or _sticks(state, now_us, message):
+        send_vote_response(state, message, False)
+    elif message.pre:
+        send_vote_response(state, message, _would_grant(state, message))
+    else:
+        if message.term > state.term and not state.hard_lost:
+            roles.become_follower(state, now_us, message.term, NOBODY)
+        granted = _would_grant(state, message)
+        if granted:
+            state.vote, state.vote_replica = message.sender, message.sender_replica
+            state.save_hard_state()
+            roles.arm_election(state, now_us)
+        send_vote_response(state, message, granted)
+
+
+def _sticks(state: State, now_us: Micros, message: RequestVote) -> bool:
+    """There is a leader, or may be: neither the vote nor the term is taken (thesis, 4.2.3)."""
+    if message.transfer:
+        return False
+    if now_us < promised_until_us(state):
+        return True
+    if state.role == Role.LEADER:
+        return reads.quorum_contact(state, now_us) + state.config.election_min_us > now_us
+    if state.role == Role.FOLLOWER and state.leader != NOBODY:
+        heard_us = state.contacts.heard_us(state.leader)
+        return heard_us > 0 and heard_us + state.config.election_min_us > now_us
+    return False
+
+
+def _would_grant(state: State, message: RequestVote) -> bool:
+    """One vote per term, to a log at least as up to date; never from quarantine, never beside a leader."""
+    if state.quarantine or not state.log.is_behind(message.last_index, message.last_term):
+        return False
+    if message.term > state.term:
+        return True
+    if state.vote == NOBODY:
+        return state.leader == NOBODY
+    return state.vote == message.sender and state.vote_replica == message.sender_replica
+
+
+def send_vote_response(state: State, message: RequestVote, granted: bool, removed: bool = False) -> None:
+    assert not (granted and state.quarantine)
+    state.send_after(
+        VoteResponse(
+            state.group,
+            state.node,
+            state.replica,
+            message.sender,
+            message.sender_replica,
+            state.term,
+            message.request,
+            message.pre,
+            granted,
+            state.bound,
+            removed,
+        )
+    )
+
+
+# ---- counting ----
+
+
+def on_vote_response(state: State, now_us: Micros, message: VoteResponse) -> None:
+    if message.removed and state.role != Role.LEADER:
+        membership.become_removed(state, 0)
+        roles.become_follower(state, now_us, state.term, NOBODY)
+        return
+    if message.term > state.term and not (message.pre and message.granted):
+        roles.become_follower(state, now_us, message.term, NOBODY)
+        return
+    asked = Role.PRE_CANDIDATE if message.pre else Role.CANDIDATE
+    if state.role != asked or message.request != state.request:
+        state.drop("not-asked")
+        return
+    if message.granted and not message.pre and message.term != state.term:
+        state.drop("vote-of-other-term")
+        return
+    if state.members.get(message.sender) != message.sender_replica:
+        state.drop("vote-of-stranger")
+        return
+    state.votes[message.sender] = message.granted
+    state.bound = max(state.bound, message.bound)
+    _decide(state, now_us)
+
+
+def _decide(state: State, now_us: Micros) -> None:
+    current = membership.in_force(state)
+    voters = [member.node for member in current.voters]
+    result = counted_jointly(voters, [member.node for member in current.outgoing], state.votes)
+    if result == Votes.LOST:
+        roles.become_follower(state, now_us, state.term, NOBODY)
+    elif result == Votes.WON and state.role == Role.PRE_CANDIDATE:
+        begin_election(state, now_us, transfer=False)
+    elif result == Votes.WON:
+        begin_leadership(state, now_us)
+
+
+def begin_leadership(state: State, now_us: Micros) -> None:
+    roles.become_leader(state, now_us)
+    proposals.append_noop(state)
+    assert state.sends_due and not state.own_committed
+
+
+def on_timeout_now(state: State, now_us: Micros, message: TimeoutNow) -> None:
+    """The leader hands over: an election without PreVote, against which no promise stands (thesis, 3.10)."""
+    if message.term != state.term or state.leader != message.sender or state.role != Role.FOLLOWER:
+        state.drop("timeout-now-of-another")
+    elif state.quarantine or state.removed or not membership.may_campaign(state):
+        state.drop("timeout-now-at-no-voter")
+    else:
+        mark("raft-timeout-now")
+        begin_election(state, now_us, transfer=True)
+
+
+# ---- keeping ----
+
+
+def on_quorum_timeout(state: State, now_us: Micros) -> None:
+    """CheckQuorum: a leader that a quorum has not answered for an election steps down (thesis, 6.2). The deadline runs
+    only while some voter is out of contact: lane_lost arms it."""
+    assert state.role == Role.LEADER
+    config = state.config
+    contact_us = max(reads.quorum_contact(state, now_us), state.leader_since_us)
+    if now_us >= contact_us + config.election_max_us:
+        mark("raft-quorum-lost")
+        roles.become_follower(state, now_us, state.term, NOBODY)
+        return
+    oldest_us = min(
+        (max(peer.contact_us, state.contacts.acked_us(peer.node)) for peer in state.voter_peers + state.outgoing_peers),
+        default=now_us,
+    )
+    quiet = oldest_us + config.election_min_us > now_us
+    state.quorum_us = NEVER if quiet else max(now_us + 1, contact_us + config.election_max_us)
+
+
+def on_lane_lost(state: State, now_us: Micros, peer: NodeNumber, rank: int) -> None:
+    """Contact of this group with a peer is no longer watched by its lane."""
+    config = state.config
+    if state.role == Role.LEADER:
+        if state.members.get(peer) is not None and not membership.is_sole_voter(state):
+            contact_us = max(reads.quorum_contact(state, now_us), state.leader_since_us)
+            state.quorum_us = min(state.quorum_us, contact_us + config.election_max_us)
+    elif state.role == Role.FOLLOWER and state.leader == peer:
+        heard_us = state.contacts.heard_us(peer)
+        deadline_us = heard_us + state.rng.randrange(config.election_min_us, config.election_max_us)
+        state.election_us = max(now_us, deadline_us) + rank * config.rank_us

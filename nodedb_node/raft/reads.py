@@ -1,0 +1,113 @@
+"""Linearizable reads: by lease, or by contact with a quorum after the read arrived (ReadIndex; thesis, 6.4).
+
+Invariant: a read is given an index only by a leader that has committed in its own term, and only if a quorum of each
+set of voters took it for their leader at or after the read's arrival, or promised to until later than now. Contact is
+dated by when it was *sent*. Waiting reads are one queue: one contact answers all that arrived before it.
+"""
+
+from typing import Any
+
+from nodedb_node.marks import mark
+from nodedb_node.raft.messages import Busy, LogIndex, Micros, NotReady, ReadState, Refusal, Role
+from nodedb_node.raft.progress import Progress
+from nodedb_node.raft.quorum import reached
+from nodedb_node.raft.state import State
+
+INDEX_UNKNOWN: LogIndex = -1
+
+
+class Release:
+    """A read of the leader's own: the member's quarantine may end behind the index it is answered with."""
+
+    __slots__ = ("node", "quarantine")
+
+    def __init__(self, node: int, quarantine: int) -> None:
+        self.node, self.quarantine = node, quarantine
+
+
+def read(state: State, now_us: Micros, context: Any) -> Refusal | None:
+    """None: the answer comes in read_states or read_failures of some Ready, not later than leadership lasts."""
+    if state.halted:
+        return NotReady("the group is halted on this node; see its log")
+    if state.role != Role.LEADER:
+        return state.not_leader()
+    if len(state.reads) >= state.config.reads_max:
+        return Busy("waiting reads")
+    state.changed = True
+    if lease_valid(state, now_us):
+        state.read_states.append(ReadState(context, state.commit, True))
+        return None
+    wait(state, now_us, context)
+    return None
+
+
+def wait(state: State, now_us: Micros, context: Any) -> None:
+    index = state.commit if state.own_committed else INDEX_UNKNOWN
+    state.reads.append((context, index, now_us))
+    state.want_heartbeat = state.changed = True
+    confirm(state, now_us)
+
+
+def set_index(state: State, now_us: Micros) -> None:
+    """The leader has just committed in its own term: reads that waited for it get this index."""
+    assert state.own_committed
+    reads = state.reads
+    for _ in range(len(reads)):
+        context, index, arrival_us = reads.popleft()
+        assert index == INDEX_UNKNOWN
+        reads.append((context, state.commit, arrival_us))
+    confirm(state, now_us)
+
+
+def confirm(state: State, now_us: Micros) -> None:
+    """Contact may have risen: answer every read that arrived before it."""
+    if not state.own_committed or not state.reads:
+        return
+    contact_us = quorum_contact(state, now_us)
+    reads = state.reads
+    while reads and reads[0][2] <= contact_us:
+        context, index, _ = reads.popleft()
+        assert 0 <= index <= state.commit
+        if type(context) is Release:
+            _release(state, context, index)
+        else:
+            state.read_states.append(ReadState(context, index, False))
+        state.changed = True
+
+
+def _release(state: State, context: Release, index: LogIndex) -> None:
+    """This leader was confirmed after the member's restart: what was committed by then is what it may have lost."""
+    for peer in state.send_list:
+        if peer.node == context.node and peer.quarantine == context.quarantine:
+            mark("raft-quarantine-release")
+            peer.release_of, peer.release_index = context.quarantine, index
+            peer.commit_sent = 0
+            state.sends_due = state.changed = True
+
+
+def quorum_contact(state: State, now_us: Micros) -> Micros:
+    """Since when, by send time, a quorum of each set of voters has not taken anyone else for the leader."""
+    assert state.role == Role.LEADER
+    contact_us = reached(_contacts(state, state.voter_peers, state.voter_self, now_us))
+    if state.outgoing_peers or state.outgoing_self:
+        contact_us = min(contact_us, reached(_contacts(state, state.outgoing_peers, state.outgoing_self, now_us)))
+    return contact_us
+
+
+def _contacts(state: State, peers: tuple[Progress, ...], own: bool, now_us: Micros) -> list[Micros]:
+    acked_us = state.contacts.acked_us
+    times = [0 if peer.quarantine else max(peer.contact_us, acked_us(peer.node)) for peer in peers]
+    if own:
+        times.append(now_us)
+    return times
+
+
+def lease_valid(state: State, now_us: Micros) -> bool:
+    """Nobody else can be leader now: a quorum promised so, in contact sent since the voters last changed.
+
+    Check again after the values were read: the process may have been stopped in between.
+    """
+    if state.role != Role.LEADER or not state.own_committed or state.lease_dropped or state.halted:
+        return False
+    contact_us = quorum_contact(state, now_us)
+    return state.lease_floor_us <= contact_us and now_us < contact_us + state.config.lease_us
