@@ -256,7 +256,7 @@ def on_lane_lost(state: State, now_us: Micros, peer: NodeNumber, rank: int) -> N
         if state.members.get(peer) is not None and not membership.is_sole_voter(state):
             contact_us = max(reads.quorum_contact(state, now_us), state.leader_since_us)
             state.quorum_us = min(state.quorum_us, contact_us + config.election_max_us)
-    elif state.role == Role.FOLLOWER and state.leader == peer:
+    elif state.leader == peer and state.election_us == NEVER:  # else its own deadline runs already
         heard_us = state.contacts.heard_us(peer)
         deadline_us = heard_us + state.rng.randrange(config.election_min_us, config.election_max_us)
         state.election_us = max(now_us, deadline_us) + rank * config.rank_us

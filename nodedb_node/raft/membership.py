@@ -62,9 +62,10 @@ def undo(state: State, last: LogIndex) -> None:
 
 
 def install(state: State, index: LogIndex, configuration: Configuration) -> None:
-    """A snapshot's configuration takes the place of all before it; later ones in the kept suffix stay."""
-    boundary = state.log.mark_index
-    state.configs[:] = [(index, configuration), *(row for row in state.configs if row[0] > boundary)]
+    """A snapshot's configuration takes the place of all before it; later ones stay if the suffix of the log did."""
+    log = state.log
+    kept = [row for row in state.configs if log.mark_index < row[0] <= log.last_index]
+    state.configs[:] = [(index, configuration), *kept]
     refresh(state)
     announce(state)
 

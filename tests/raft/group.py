@@ -288,6 +288,20 @@ class Group:
                 self._beat(node, raft, peer, progress.replica)
             raft.contact(self.now_us)
             self.check(node)
+        self.watch()
+
+    def watch(self) -> None:
+        """Lanes that were silent for half an election are lost to the groups they covered."""
+        for node, replica in self.replicas.items():
+            raft = replica.raft
+            if not replica.alive:
+                continue
+            since_us = self.now_us - raft.config.election_min_us // 2
+            for peer in [raft.leader] if raft.role != Role.LEADER else list(raft.peers):
+                lanes = replica.lanes.heard if raft.role != Role.LEADER else replica.lanes.acked
+                if lanes.get(peer, 0) < since_us:
+                    raft.lane_lost(self.now_us, peer)
+            self.check(node)
 
     def _beat(self, node: int, raft: Raft, peer: int, replica: int) -> None:
         target = self.replicas.get(peer)
