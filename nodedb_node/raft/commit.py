@@ -7,7 +7,7 @@ commits only by counting entries of its own term (thesis, 3.6.2). Nothing is del
 from nodedb_node.marks import mark
 from nodedb_node.raft import configuration as configurations
 from nodedb_node.raft import membership, proposals, reads, roles, transfer
-from nodedb_node.raft.messages import NOBODY, LogIndex, Micros, Role
+from nodedb_node.raft.messages import LEADER, NOBODY, LogIndex, Micros
 from nodedb_node.raft.progress import Progress
 from nodedb_node.raft.quorum import EVERYTHING, reached
 from nodedb_node.raft.state import State
@@ -30,7 +30,8 @@ def _matches(peers: tuple[Progress, ...], own: bool, durable: LogIndex) -> list[
 
 def maybe_commit(state: State, now_us: Micros) -> None:
     """Leader: something a quorum holds may have risen."""
-    assert state.role == Role.LEADER
+    assert state.role is LEADER
+    state.count_due = False
     index = quorum_index(state)
     if index > state.commit and index >= state.noop_index:
         assert state.log.term(index) == state.term, "commits by counting are of the own term"
@@ -42,7 +43,7 @@ def advance(state: State, now_us: Micros, index: LogIndex) -> None:
     assert state.commit < index <= state.log.last_index
     state.commit = index
     state.changed = True
-    if state.role == Role.LEADER:
+    if state.role is LEADER:
         state.sends_due = True
         if not state.own_committed:
             _begin_service(state, now_us)
@@ -64,7 +65,7 @@ def _on_config_committed(state: State, now_us: Micros) -> None:
     state.config_watch = EVERYTHING
     membership.announce(state)
     gone = configuration.voters and configurations.members(configuration).get(state.node) != state.replica
-    if state.role == Role.LEADER:
+    if state.role is LEADER:
         if configuration.outgoing:
             _finish_joint(state, now_us)
         elif not state.voter_self:

@@ -31,7 +31,11 @@ from nodedb_node.raft import (
 )
 from nodedb_node.raft.following import on_append_entries
 from nodedb_node.raft.messages import (
+    CANDIDATE,
+    FOLLOWER,
+    LEADER,
     NOBODY,
+    PRE_CANDIDATE,
     AppendEntries,
     AppendResponse,
     ConfigChange,
@@ -48,7 +52,6 @@ from nodedb_node.raft.messages import (
     RequestVote,
     Restored,
     Rng,
-    Role,
     SnapshotResponse,
     Term,
     TimeoutNow,
@@ -115,7 +118,7 @@ class Raft(State):
         """When tick has something to do; None while nothing waits."""
         if self.halted:
             return None
-        if self.role == Role.LEADER:
+        if self.role is LEADER:
             deadline_us = min(self.quorum_us, self.retry_us, self.transfer_us)
         else:
             deadline_us = self.election_us
@@ -167,7 +170,7 @@ class Raft(State):
     def contact(self, now_us: Micros) -> None:
         """A lane acknowledgement arrived: reads may be answered."""
         self.now_us = now_us
-        if self.role == Role.LEADER and self.reads:
+        if self.role is LEADER and self.reads:
             reads.confirm(self, now_us)
 
     def lane_lost(self, now_us: Micros, peer: NodeNumber, rank: int = 0) -> None:
@@ -186,7 +189,7 @@ class Raft(State):
             return
         if term > self.term:
             roles.become_follower(self, now_us, term, NOBODY)
-        elif term < self.term and self.role == Role.LEADER and peer in self.peers:
+        elif term < self.term and self.role is LEADER and peer in self.peers:
             replication.probe(self, now_us, self.peers[peer])
 
     def unreachable(self, peer: NodeNumber) -> None:
@@ -205,7 +208,7 @@ class Raft(State):
     def peer_restarted(self, now_us: Micros, peer: NodeNumber) -> None:
         """The peer's process is a new one: what the old one said, and had in flight, is void."""
         self.now_us = now_us
-        if self.role in (Role.CANDIDATE, Role.PRE_CANDIDATE) and peer != self.node:
+        if self.role in (CANDIDATE, PRE_CANDIDATE) and peer != self.node:
             self.votes.pop(peer, None)  # it may have lost it; asking again is cheap
         progress = self.peers.get(peer)
         if progress is not None:
@@ -226,8 +229,8 @@ class Raft(State):
             return
         self.durable = durable
         self.changed = self.changed or durable > self.delivered
-        if self.role == Role.LEADER and durable > self.commit:
-            commit.maybe_commit(self, now_us)
+        if self.role is LEADER and durable > self.commit:
+            self.count_due = self.changed = True
 
     def applied_to(self, index: LogIndex) -> None:
         """The state machine has applied everything up to index. Never goes back."""
@@ -271,10 +274,11 @@ class Raft(State):
     # ---- outputs ----
 
     def take_ready(self) -> Ready | None:
-        """What has gathered, if anything."""
+        """What has gathered, if anything. Commits are counted and appends made here."""
         if not self.changed:
             return None
-        self.changed = False
+        if self.count_due and not self.halted:
+            commit.maybe_commit(self, self.now_us)  # once per turn, whatever the number of answers
         if self.sends_due and not self.halted:
             replication.send_appends(self)
         committed = None
@@ -282,6 +286,9 @@ class Raft(State):
         if target > self.delivered and not self.halted:
             committed = (self.delivered + 1, target)
             self.delivered = target
+        self.changed = False
+        if not (committed or self.free or self.records or self.after or self._has_rare()):
+            return None
         number = self.number + 1
         if self.unsaved:
             self.unsaved = False
@@ -302,6 +309,9 @@ class Raft(State):
         self.records, self.after, self.free = [], [], []
         self._clear_rare()
         return ready
+
+    def _has_rare(self) -> bool:
+        return bool(self.read_states or self.read_failures or self.snapshots or self.events or self.want_heartbeat)
 
     def _clear_rare(self) -> None:
         """New lists only for what was used: most turns have none of these."""
@@ -327,7 +337,7 @@ class Raft(State):
         assert all(self.durable <= last <= self.log.last_index for _, last in self.pending)
         self._check_configurations()
         if self.quarantine:
-            assert self.role == Role.FOLLOWER, "a replica in quarantine neither leads nor campaigns"
+            assert self.role is FOLLOWER, "a replica in quarantine neither leads nor campaigns"
         _CHECKS[self.role](self)
 
     def _check_configurations(self) -> None:
@@ -352,7 +362,7 @@ class Raft(State):
     def _check_candidate(self) -> None:
         self._check_not_leading()
         assert self.leader == NOBODY and self.votes.get(self.node) is True
-        if self.role == Role.CANDIDATE:
+        if self.role is CANDIDATE:
             assert self.vote == self.node
 
     def _check_leader(self) -> None:
@@ -373,8 +383,8 @@ class Raft(State):
 
 
 _CHECKS = {
-    Role.FOLLOWER: Raft._check_follower,
-    Role.PRE_CANDIDATE: Raft._check_candidate,
-    Role.CANDIDATE: Raft._check_candidate,
-    Role.LEADER: Raft._check_leader,
+    FOLLOWER: Raft._check_follower,
+    PRE_CANDIDATE: Raft._check_candidate,
+    CANDIDATE: Raft._check_candidate,
+    LEADER: Raft._check_leader,
 }

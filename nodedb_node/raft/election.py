@@ -10,12 +10,15 @@ from nodedb_node.ids import NodeNumber
 from nodedb_node.marks import mark
 from nodedb_node.raft import membership, proposals, reads, roles
 from nodedb_node.raft.messages import (
+    CANDIDATE,
+    FOLLOWER,
+    LEADER,
     NOBODY,
+    PRE_CANDIDATE,
     Micros,
     NotReady,
     Refusal,
     RequestVote,
-    Role,
     TimeoutNow,
     VoteResponse,
 )
@@ -27,12 +30,12 @@ from nodedb_node.raft.state import NEVER, State
 
 def on_election_timeout(state: State, now_us: Micros) -> None:
     """The deadline has passed: no leader was heard of, or no election was won."""
-    assert state.role != Role.LEADER
+    assert state.role is not LEADER
     config = state.config
     if state.removed:
         state.election_us = NEVER
         return
-    if state.role == Role.FOLLOWER and state.leader != NOBODY:
+    if state.role is FOLLOWER and state.leader != NOBODY:
         heard_us = state.contacts.heard_us(state.leader)
         if heard_us and heard_us + config.election_min_us > now_us:
             state.election_us = NEVER  # its lane lives and covers this group; lane_lost tells when not
@@ -53,7 +56,7 @@ def campaign(state: State, now_us: Micros) -> Refusal | None:
     """An operator's or a test's wish; promises stand."""
     if state.halted or state.quarantine or state.removed or not membership.may_campaign(state):
         return NotReady("this replica may not lead now")
-    if state.role == Role.LEADER:
+    if state.role is LEADER:
         return NotReady("this replica leads already")
     if now_us < promised_until_us(state):
         return NotReady("a promise to a leader holds")
@@ -135,9 +138,9 @@ def _sticks(state: State, now_us: Micros, message: RequestVote) -> bool:
         return False
     if now_us < promised_until_us(state):
         return True
-    if state.role == Role.LEADER:
+    if state.role is LEADER:
         return reads.quorum_contact(state, now_us) + state.config.election_min_us > now_us
-    if state.role == Role.FOLLOWER and state.leader != NOBODY:
+    if state.role is FOLLOWER and state.leader != NOBODY:
         heard_us = state.contacts.heard_us(state.leader)
         return heard_us > 0 and heard_us + state.config.election_min_us > now_us
     return False
@@ -177,14 +180,14 @@ def send_vote_response(state: State, message: RequestVote, granted: bool, remove
 
 
 def on_vote_response(state: State, now_us: Micros, message: VoteResponse) -> None:
-    if message.removed and state.role != Role.LEADER:
+    if message.removed and state.role is not LEADER:
         membership.become_removed(state, 0)
         roles.become_follower(state, now_us, state.term, NOBODY)
         return
     if message.term > state.term and not (message.pre and message.granted):
         roles.become_follower(state, now_us, message.term, NOBODY)
         return
-    asked = Role.PRE_CANDIDATE if message.pre else Role.CANDIDATE
+    asked = PRE_CANDIDATE if message.pre else CANDIDATE
     if state.role != asked or message.request != state.request:
         state.drop("not-asked")
         return
@@ -205,7 +208,7 @@ def _decide(state: State, now_us: Micros) -> None:
     result = counted_jointly(voters, [member.node for member in current.outgoing], state.votes)
     if result == Votes.LOST:
         roles.become_follower(state, now_us, state.term, NOBODY)
-    elif result == Votes.WON and state.role == Role.PRE_CANDIDATE:
+    elif result == Votes.WON and state.role is PRE_CANDIDATE:
         begin_election(state, now_us, transfer=False)
     elif result == Votes.WON:
         begin_leadership(state, now_us)
@@ -219,7 +222,7 @@ def begin_leadership(state: State, now_us: Micros) -> None:
 
 def on_timeout_now(state: State, now_us: Micros, message: TimeoutNow) -> None:
     """The leader hands over: an election without PreVote, against which no promise stands (thesis, 3.10)."""
-    if message.term != state.term or state.leader != message.sender or state.role != Role.FOLLOWER:
+    if message.term != state.term or state.leader != message.sender or state.role is not FOLLOWER:
         state.drop("timeout-now-of-another")
     elif state.quarantine or state.removed or not membership.may_campaign(state):
         state.drop("timeout-now-at-no-voter")
@@ -234,7 +237,7 @@ def on_timeout_now(state: State, now_us: Micros, message: TimeoutNow) -> None:
 def on_quorum_timeout(state: State, now_us: Micros) -> None:
     """CheckQuorum: a leader that a quorum has not answered for an election steps down (thesis, 6.2). The deadline runs
     only while some voter is out of contact: lane_lost arms it."""
-    assert state.role == Role.LEADER
+    assert state.role is LEADER
     config = state.config
     contact_us = max(reads.quorum_contact(state, now_us), state.leader_since_us)
     if now_us >= contact_us + config.election_max_us:
@@ -252,7 +255,7 @@ def on_quorum_timeout(state: State, now_us: Micros) -> None:
 def on_lane_lost(state: State, now_us: Micros, peer: NodeNumber, rank: int) -> None:
     """Contact of this group with a peer is no longer watched by its lane."""
     config = state.config
-    if state.role == Role.LEADER:
+    if state.role is LEADER:
         if state.members.get(peer) is not None and not membership.is_sole_voter(state):
             contact_us = max(reads.quorum_contact(state, now_us), state.leader_since_us)
             state.quorum_us = min(state.quorum_us, contact_us + config.election_max_us)

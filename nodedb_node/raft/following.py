@@ -12,6 +12,7 @@ from nodedb_node.raft import commit, membership, quarantine, roles
 from nodedb_node.raft import configuration as configurations
 from nodedb_node.raft.messages import (
     CONFIG,
+    FOLLOWER,
     KINDS,
     NOBODY,
     AppendEntries,
@@ -20,7 +21,6 @@ from nodedb_node.raft.messages import (
     InstallSnapshot,
     LogIndex,
     Micros,
-    Role,
     Truncate,
 )
 from nodedb_node.raft.state import NEVER, State
@@ -57,7 +57,7 @@ def follow(state: State, now_us: Micros, message: AppendEntries | InstallSnapsho
     """The sender leads this term: follow it. False: someone else does, and the group is stopped."""
     if message.term > state.term:
         roles.become_follower(state, now_us, message.term, message.sender)
-    elif state.leader != message.sender or state.role != Role.FOLLOWER:
+    elif state.leader != message.sender or state.role is not FOLLOWER:
         if state.leader != NOBODY:
             state.halt(f"node {message.sender} leads term {message.term}, and so does node {state.leader}")
             return False

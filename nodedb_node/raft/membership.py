@@ -9,13 +9,13 @@ from nodedb_node.ids import NodeNumber
 from nodedb_node.marks import mark
 from nodedb_node.raft import configuration as configurations
 from nodedb_node.raft.messages import (
+    LEADER,
     Configuration,
     ConfigurationChanged,
     LogIndex,
     Member,
     Removed,
     ReplicaId,
-    Role,
 )
 from nodedb_node.raft.progress import Progress
 from nodedb_node.raft.quorum import EVERYTHING
@@ -83,7 +83,7 @@ def refresh(state: State) -> None:
     state.members = configurations.members(configuration)
     voters, outgoing = configuration.voters, configuration.outgoing
     state.voter_self, state.outgoing_self = _has(voters, state), _has(outgoing, state)
-    if state.role == Role.LEADER:
+    if state.role is LEADER:
         _refresh_peers(state, configuration)
         old = (state.voter_peers, state.outgoing_peers)
         state.voter_peers = tuple(state.peers[member.node] for member in voters if member.node != state.node)

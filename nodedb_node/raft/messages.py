@@ -323,6 +323,9 @@ class Role(IntEnum):
     LEADER = 3
 
 
+FOLLOWER, PRE_CANDIDATE, CANDIDATE, LEADER = Role  # by these names: looking up an enum's member costs a call
+
+
 class RoleChanged(msgspec.Struct, frozen=True, gc=False):
     """Role, term or known leader changed. bound: for a new leader, above every voter's HLC bound."""
 

@@ -11,6 +11,7 @@ from nodedb_node.raft import membership
 from nodedb_node.raft.messages import (
     CONFIG,
     DATA,
+    LEADER,
     NOBODY,
     NOOP,
     Append,
@@ -26,7 +27,6 @@ from nodedb_node.raft.messages import (
     NotReady,
     Position,
     Refusal,
-    Role,
     Transferring,
 )
 from nodedb_node.raft.state import State
@@ -35,7 +35,7 @@ from nodedb_node.raft.state import State
 def propose(state: State, now_us: Micros, size_bytes: int, data: Any) -> Position | Refusal:
     """One DATA entry of the caller's."""
     assert size_bytes >= 0
-    if state.role != Role.LEADER or state.halted:
+    if state.role is not LEADER or state.halted:
         return refusal(state)
     if state.transfer_to != NOBODY:
         return Transferring(state.transfer_to)
@@ -50,13 +50,13 @@ def refusal(state: State) -> Refusal:
     """Why this replica does not do what only a leader does."""
     if state.halted:
         return NotReady("the group is halted on this node; see its log")
-    assert state.role != Role.LEADER
+    assert state.role is not LEADER
     return state.not_leader()
 
 
 def append_own(state: State, kind: int, size_bytes: int, data: Any) -> LogIndex:
     """At the leader's end. It travels with the turn's other entries, and is counted here once durable."""
-    assert state.role == Role.LEADER
+    assert state.role is LEADER
     records, log = state.records, state.log
     entry = Entry(state.term, kind, size_bytes, data)
     if records and type(records[-1]) is Append:
@@ -85,7 +85,7 @@ def append_configuration(state: State, now_us: Micros, configuration: Configurat
 def propose_config(state: State, now_us: Micros, change: ConfigChange) -> Position | Refusal:
     """Begin a change of membership: one at a time, and not before an entry of the own term is committed (the bug in
     single-server changes, and the same guard for joint ones)."""
-    if state.role != Role.LEADER or state.halted:
+    if state.role is not LEADER or state.halted:
         return refusal(state)
     if state.transfer_to != NOBODY:
         return Transferring(state.transfer_to)

@@ -9,6 +9,7 @@ replica counts as having voted in the first leader's term.
 from nodedb_node.marks import mark
 from nodedb_node.raft import reads, roles
 from nodedb_node.raft.messages import (
+    FOLLOWER,
     NOBODY,
     AppendEntries,
     InstallSnapshot,
@@ -16,7 +17,6 @@ from nodedb_node.raft.messages import (
     Micros,
     QuarantineChanged,
     QuarantineMark,
-    Role,
 )
 from nodedb_node.raft.progress import Progress
 from nodedb_node.raft.state import State
@@ -30,7 +30,7 @@ def enter(state: State, now_us: Micros, why: str) -> None:
     state.quarantine = state.rng.randrange(1, 1 << 32)
     state.records.append(QuarantineMark(True))
     state.emit(QuarantineChanged(True, why))
-    if state.role != Role.FOLLOWER:
+    if state.role is not FOLLOWER:
         roles.become_follower(state, now_us, state.term, NOBODY)
 
 
@@ -54,6 +54,7 @@ def on_first_leader(state: State, message: AppendEntries | InstallSnapshot) -> N
 def on_member_changed(state: State, now_us: Micros, peer: Progress, number: int) -> None:
     """Leader: a member entered (a new) quarantine or left it."""
     peer.quarantine = number
+    state.count_due = state.changed = True
     peer.release_of = peer.release_index = 0
     if number:
         peer.match = peer.acked = peer.commit_sent = 0

@@ -8,7 +8,7 @@ dated by when it was *sent*. Waiting reads are one queue: one contact answers al
 from typing import Any
 
 from nodedb_node.marks import mark
-from nodedb_node.raft.messages import Busy, LogIndex, Micros, NotReady, ReadState, Refusal, Role
+from nodedb_node.raft.messages import LEADER, Busy, LogIndex, Micros, NotReady, ReadState, Refusal
 from nodedb_node.raft.progress import Progress
 from nodedb_node.raft.quorum import reached
 from nodedb_node.raft.state import State
@@ -29,7 +29,7 @@ def read(state: State, now_us: Micros, context: Any) -> Refusal | None:
     """None: the answer comes in read_states or read_failures of some Ready, not later than leadership lasts."""
     if state.halted:
         return NotReady("the group is halted on this node; see its log")
-    if state.role != Role.LEADER:
+    if state.role is not LEADER:
         return state.not_leader()
     if len(state.reads) >= state.config.reads_max:
         return Busy("waiting reads")
@@ -87,7 +87,7 @@ def _release(state: State, context: Release, index: LogIndex) -> None:
 
 def quorum_contact(state: State, now_us: Micros) -> Micros:
     """Since when, by send time, a quorum of each set of voters has not taken anyone else for the leader."""
-    assert state.role == Role.LEADER
+    assert state.role is LEADER
     contact_us = reached(_contacts(state, state.voter_peers, state.voter_self, now_us))
     if state.outgoing_peers or state.outgoing_self:
         contact_us = min(contact_us, reached(_contacts(state, state.outgoing_peers, state.outgoing_self, now_us)))
@@ -107,7 +107,7 @@ def lease_valid(state: State, now_us: Micros) -> bool:
 
     Check again after the values were read: the process may have been stopped in between.
     """
-    if state.role != Role.LEADER or not state.own_committed or state.lease_dropped or state.halted:
+    if state.role is not LEADER or not state.own_committed or state.lease_dropped or state.halted:
         return False
     contact_us = quorum_contact(state, now_us)
     return state.lease_floor_us <= contact_us and now_us < contact_us + state.config.lease_us

@@ -6,35 +6,36 @@ once per turn (send_appends), so that all proposals of a turn share one append p
 """
 
 from nodedb_node.marks import mark
-from nodedb_node.raft import commit, membership, quarantine, reads, roles, transfer
+from nodedb_node.raft import membership, quarantine, reads, roles, transfer
 from nodedb_node.raft.messages import (
+    LEADER,
     NOBODY,
     AppendEntries,
     AppendResponse,
     CaughtUp,
     LogIndex,
     Micros,
-    Role,
     SnapshotWanted,
 )
-from nodedb_node.raft.progress import Flow, Progress
+from nodedb_node.raft.progress import PROBE, REPLICATE, SNAPSHOT, Progress
 from nodedb_node.raft.quorum import EVERYTHING
-from nodedb_node.raft.state import NEVER, State
+from nodedb_node.raft.state import NEVER, NO_BATCH, Batch, State
 
 # ---- out ----
 
 
 def send_appends(state: State) -> None:
     """To every member what it lacks and its window allows; an empty append where only the commit is news."""
-    assert state.role == Role.LEADER
+    assert state.role is LEADER
     state.sends_due = False
+    state.batch = NO_BATCH
     last = state.log.last_index
     for peer in state.send_list:
         if not peer.reachable:
             continue
-        if peer.flow == Flow.REPLICATE:
+        if peer.flow is REPLICATE:
             _send_ahead(state, peer, last)
-        elif peer.flow == Flow.PROBE and not peer.inflight:
+        elif peer.flow is PROBE and not peer.inflight:
             send_append(state, peer, last)
 
 
@@ -53,23 +54,16 @@ def _send_ahead(state: State, peer: Progress, last: LogIndex) -> None:
 
 def send_append(state: State, peer: Progress, last: LogIndex) -> bool:
     """One append from peer.next on. False: the entry before is compacted away, a snapshot is wanted instead."""
-    log = state.log
     first = peer.next
-    prev = first - 1
-    prev_term = log.term(prev)
+    batch = state.batch
+    if batch[0] != first or batch[1] != last:
+        batch = _cut_batch(state, first, last)
+    _, _, prev_term, last, runs, size_bytes = batch
     if prev_term < 0:
         become_snapshot(state, peer)
         return False
-    runs: tuple[tuple[int, int], ...] = ()
-    size_bytes = 0
-    if first <= last:
-        last = log.last_within(first, state.config.batch_bytes_max)
-        runs = log.runs(first, last)
-        size_bytes = log.size_bytes(prev, last)
-        if peer.flow == Flow.REPLICATE:
-            peer.next = last + 1
-    else:
-        last = prev
+    if peer.flow is REPLICATE:
+        peer.next = last + 1
     peer.request += 1
     state.free.append(
         AppendEntries(
@@ -80,7 +74,7 @@ def send_append(state: State, peer: Progress, last: LogIndex) -> bool:
             peer.replica,
             state.term,
             peer.request,
-            prev,
+            first - 1,
             prev_term,
             last,
             state.commit,
@@ -96,6 +90,18 @@ def send_append(state: State, peer: Progress, last: LogIndex) -> bool:
     if state.retry_us == NEVER:
         state.retry_us = state.now_us + peer.retry_us
     return True
+
+
+def _cut_batch(state: State, first: LogIndex, last: LogIndex) -> Batch:
+    """What one append from `first` on holds; kept for the turn, in which other members mostly want the same."""
+    log = state.log
+    prev_term = log.term(first - 1)
+    batch: Batch = (first, last, prev_term, first - 1, (), 0)
+    if prev_term >= 0 and first <= last:
+        end = log.last_within(first, state.config.batch_bytes_max)
+        batch = (first, last, prev_term, end, log.runs(first, end), log.size_bytes(first - 1, end))
+    state.batch = batch
+    return batch
 
 
 def become_snapshot(state: State, peer: Progress) -> None:
@@ -117,7 +123,7 @@ def on_append_response(state: State, now_us: Micros, message: AppendResponse) ->
             state.drop("old-term")
         return
     peer = state.peers.get(message.sender)
-    if state.role != Role.LEADER or peer is None or peer.replica != message.sender_replica:
+    if state.role is not LEADER or peer is None or peer.replica != message.sender_replica:
         state.drop("not-asked")
         return
     if not peer.request_floor < message.request <= peer.request or message.index > state.log.last_index:
@@ -145,14 +151,12 @@ def _on_accepted(state: State, now_us: Micros, peer: Progress, index: LogIndex) 
             peer.acked = index
         if peer.next <= index:
             peer.next = index + 1
-    if peer.flow == Flow.PROBE or (peer.flow == Flow.SNAPSHOT and peer.match >= state.log.mark_index):
+    if peer.flow is PROBE or (peer.flow is SNAPSHOT and peer.match >= state.log.mark_index):
         peer.become_replicate()
     if peer.next <= state.log.last_index or peer.commit_sent < state.commit:
         state.sends_due = state.changed = True
     if index > state.commit:
-        commit.maybe_commit(state, now_us)
-        if state.role != Role.LEADER:
-            return
+        state.count_due = state.changed = True
     if peer.learner:
         _measure_round(state, now_us, peer)
     if state.transfer_to == peer.node:
@@ -169,7 +173,7 @@ def _on_rejected(state: State, now_us: Micros, peer: Progress, message: AppendRe
     mark("raft-conflict-hint")
     known = state.log.term_last(message.hint_term) if message.hint_term else 0
     back = known + 1 if known else message.hint_index
-    if peer.flow != Flow.SNAPSHOT:
+    if peer.flow is not SNAPSHOT:
         peer.become_probe(now_us)
         peer.next = max(peer.match + 1, min(back, message.index))
     state.sends_due = state.changed = True
@@ -216,13 +220,13 @@ def on_retry_timeout(state: State, now_us: Micros) -> None:
 
 
 def _due_us(state: State, peer: Progress) -> Micros:
-    if peer.flow == Flow.SNAPSHOT:
+    if peer.flow is SNAPSHOT:
         return peer.paused_us if peer.offer is None else peer.moved_us + state.config.election_max_us
     return peer.moved_us + peer.retry_us if peer.inflight and peer.reachable else NEVER
 
 
 def _retry(state: State, now_us: Micros, peer: Progress) -> None:
-    if peer.flow == Flow.SNAPSHOT and peer.offer is not None:
+    if peer.flow is SNAPSHOT and peer.offer is not None:
         mark("raft-offer-again")
         peer.moved_us = now_us
         state.send_free(peer.offer)
@@ -239,7 +243,7 @@ def _retry(state: State, now_us: Micros, peer: Progress) -> None:
 def probe(state: State, now_us: Micros, peer: Progress) -> None:
     """It can be reached (again), and what was on the way may be lost."""
     peer.reachable = True
-    if peer.flow != Flow.SNAPSHOT:
+    if peer.flow is not SNAPSHOT:
         peer.become_probe(now_us)
     peer.retry_us = 2 * state.config.heartbeat_us
     state.sends_due = state.changed = True
@@ -248,7 +252,7 @@ def probe(state: State, now_us: Micros, peer: Progress) -> None:
 def pause(state: State, peer: Progress) -> None:
     """Its lane is down: nothing is sent, nothing is waited for."""
     peer.reachable = False
-    if peer.flow != Flow.SNAPSHOT:
+    if peer.flow is not SNAPSHOT:
         peer.become_probe(state.now_us)
 
 

@@ -8,7 +8,19 @@ before anything that depends on it. Whether a transition is due is decided by el
 
 from nodedb_node.ids import NodeNumber
 from nodedb_node.raft import membership
-from nodedb_node.raft.messages import NOBODY, Micros, NotLeader, ReadFailure, ReplicaId, Role, Term, TransferEnded
+from nodedb_node.raft.messages import (
+    CANDIDATE,
+    FOLLOWER,
+    LEADER,
+    NOBODY,
+    PRE_CANDIDATE,
+    Micros,
+    NotLeader,
+    ReadFailure,
+    ReplicaId,
+    Term,
+    TransferEnded,
+)
 from nodedb_node.raft.reads import Release
 from nodedb_node.raft.state import NEVER, State
 
@@ -18,9 +30,9 @@ def become_follower(state: State, now_us: Micros, term: Term, leader: NodeNumber
     assert term >= state.term
     assert leader != state.node, "a node does not follow itself"
     before = (state.role, state.term, state.leader)
-    if state.role == Role.LEADER:
+    if state.role is LEADER:
         _leave_leadership(state, leader)
-    state.role, state.leader = Role.FOLLOWER, leader
+    state.role, state.leader = FOLLOWER, leader
     state.votes = {}
     if term > state.term:
         state.term = term
@@ -33,16 +45,16 @@ def become_follower(state: State, now_us: Micros, term: Term, leader: NodeNumber
 
 def become_pre_candidate(state: State, now_us: Micros) -> None:
     """Asks whether an election could be won; term and vote stay (thesis, 9.6)."""
-    assert state.role in (Role.FOLLOWER, Role.PRE_CANDIDATE, Role.CANDIDATE)
-    state.role, state.leader = Role.PRE_CANDIDATE, NOBODY
+    assert state.role in (FOLLOWER, PRE_CANDIDATE, CANDIDATE)
+    state.role, state.leader = PRE_CANDIDATE, NOBODY
     _begin_campaign(state, now_us)
 
 
 def become_candidate(state: State, now_us: Micros) -> None:
     """A new term, with the own vote in it."""
-    assert state.role != Role.LEADER
+    assert state.role is not LEADER
     assert not state.quarantine and not state.halted
-    state.role, state.leader = Role.CANDIDATE, NOBODY
+    state.role, state.leader = CANDIDATE, NOBODY
     state.term += 1
     state.vote, state.vote_replica = state.node, state.replica
     state.save_hard_state()
@@ -51,9 +63,9 @@ def become_candidate(state: State, now_us: Micros) -> None:
 
 def become_leader(state: State, now_us: Micros) -> None:
     """Won: everything known of the members begins anew. The caller appends the first entry of the term at once."""
-    assert state.role == Role.CANDIDATE and state.vote == state.node
+    assert state.role is CANDIDATE and state.vote == state.node
     assert not state.quarantine
-    state.role, state.leader = Role.LEADER, state.node
+    state.role, state.leader = LEADER, state.node
     state.leader_since_us = state.lease_floor_us = now_us
     state.noop_index = state.log.last_index + 1
     state.own_committed = state.lease_dropped = state.transfer_sent = False
@@ -90,4 +102,4 @@ def _leave_leadership(state: State, successor: NodeNumber) -> None:
         state.transfer_to = NOBODY
     state.peers, state.send_list, state.voter_peers, state.outgoing_peers = {}, (), (), ()
     state.quorum_us = state.retry_us = state.transfer_us = NEVER
-    state.sends_due = state.want_heartbeat = False
+    state.sends_due = state.count_due = state.want_heartbeat = False

@@ -10,6 +10,7 @@ from nodedb_node.marks import mark
 from nodedb_node.raft import configuration as configurations
 from nodedb_node.raft import following, membership, quarantine, roles
 from nodedb_node.raft.messages import (
+    LEADER,
     NOBODY,
     BadChange,
     InstallSnapshot,
@@ -17,12 +18,11 @@ from nodedb_node.raft.messages import (
     Micros,
     Refusal,
     Reset,
-    Role,
     SnapshotOffered,
     SnapshotResponse,
     Term,
 )
-from nodedb_node.raft.progress import Flow, Progress
+from nodedb_node.raft.progress import SNAPSHOT, Progress
 from nodedb_node.raft.state import State
 
 # ---- the leader ----
@@ -32,10 +32,10 @@ def offer_snapshot(
     state: State, now_us: Micros, to: NodeNumber, index: LogIndex, term: Term, transfer: int
 ) -> Refusal | None:
     """The owner has a cut at index: offer it to the member that was asked for (SnapshotWanted)."""
-    if state.role != Role.LEADER or state.halted:
+    if state.role is not LEADER or state.halted:
         return state.not_leader()
     peer = state.peers.get(to)
-    if peer is None or peer.flow != Flow.SNAPSHOT:
+    if peer is None or peer.flow is not SNAPSHOT:
         return BadChange("this member needs no snapshot any more")
     if state.log.term(index) != term or index > state.commit:
         return BadChange("the cut does not reach to where this leader's log begins: make a newer one")
@@ -64,7 +64,7 @@ def offer_snapshot(
 def snapshot_failed(state: State, now_us: Micros, to: NodeNumber) -> None:
     """No cut could be made, or its bytes did not get there: ask again after a while."""
     peer = state.peers.get(to)
-    if peer is not None and peer.flow == Flow.SNAPSHOT:
+    if peer is not None and peer.flow is SNAPSHOT:
         _pause(state, now_us, peer)
 
 
@@ -94,6 +94,7 @@ def on_snapshot_response(state: State, now_us: Micros, message: SnapshotResponse
     mark("raft-snapshot-installed")
     peer.match = max(peer.match, message.index)
     peer.acked = max(peer.acked, peer.match)
+    state.count_due = True
     peer.become_probe(now_us)
     assert peer.next == peer.match + 1
     state.sends_due = state.changed = True

@@ -6,7 +6,7 @@ appended. A halted replica changes nothing any more. No rule of Raft is decided 
 
 from collections import deque
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from nodedb_node.ids import GroupId, NodeNumber
 from nodedb_node.marks import mark
@@ -14,6 +14,7 @@ from nodedb_node.raft import configuration as configurations
 from nodedb_node.raft.log import Log
 from nodedb_node.raft.messages import (
     CONFIG,
+    FOLLOWER,
     KINDS,
     NOBODY,
     Append,
@@ -34,7 +35,6 @@ from nodedb_node.raft.messages import (
     ReplicaId,
     Restored,
     Rng,
-    Role,
     RoleChanged,
     SnapshotWanted,
     Term,
@@ -44,6 +44,10 @@ from nodedb_node.raft.quorum import EVERYTHING
 
 NEVER: Micros = EVERYTHING
 
+# replication.py: (first, log's end, term before first, last, runs, bytes) of an append
+Batch: TypeAlias = tuple[LogIndex, LogIndex, Term, LogIndex, tuple[tuple[LogIndex, Term], ...], int]
+NO_BATCH: Batch = (0, 0, 0, 0, (), 0)
+
 
 class State:
     """All of one replica. Grouped by the file that changes it."""
@@ -51,6 +55,7 @@ class State:
     __slots__ = (
         "after",
         "applied",
+        "batch",
         "bound",
         "changed",
         "commit",
@@ -58,6 +63,7 @@ class State:
         "config_watch",
         "configs",
         "contacts",
+        "count_due",
         "delivered",
         "drops",
         "durable",
@@ -176,7 +182,7 @@ class State:
 
     def _begin_roles(self, restored: Restored, now_us: Micros) -> None:
         # roles.py, election.py
-        self.role = Role.FOLLOWER
+        self.role = FOLLOWER
         self.term: Term = max(restored.term, self.log.last_term)
         own = restored.term == self.term
         self.vote, self.vote_replica = (restored.vote, restored.vote_replica) if own else (NOBODY, ReplicaId(0))
@@ -199,7 +205,9 @@ class State:
         self.leader_since_us: Micros = 0
         self.noop_index: LogIndex = 0  # its first entry
         self.own_committed = False
-        self.sends_due = False
+        self.sends_due = False  # something for send_appends
+        self.count_due = False  # a member's match or the own durable index rose: commit.maybe_commit
+        self.batch = NO_BATCH
         # reads.py
         self.reads: deque[tuple[Any, LogIndex, Micros]] = deque()  # (context, index, arrival)
         self.lease_floor_us: Micros = 0

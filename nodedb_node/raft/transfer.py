@@ -8,12 +8,12 @@ although voters promised to this leader.
 from nodedb_node.ids import NodeNumber
 from nodedb_node.marks import mark
 from nodedb_node.raft.messages import (
+    LEADER,
     NOBODY,
     BadChange,
     Micros,
     NotReady,
     Refusal,
-    Role,
     TimeoutNow,
     TransferEnded,
     Transferring,
@@ -26,7 +26,7 @@ def transfer(state: State, now_us: Micros, to: NodeNumber) -> Refusal | None:
     """None: begun; TransferEnded or a change of role tells the end."""
     if state.halted:
         return NotReady("the group is halted on this node; see its log")
-    if state.role != Role.LEADER:
+    if state.role is not LEADER:
         return state.not_leader()
     if state.transfer_to != NOBODY:
         return Transferring(state.transfer_to)

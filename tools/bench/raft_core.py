@@ -132,10 +132,10 @@ class Bench:
             first_s = time.perf_counter() - begin
             self.follow(readies, inbound)
             begin = time.perf_counter()
-            told = [self.answered(raft, messages, ready) for raft, messages, ready in zip(leaders, inbound, readies)]
+            told = [self.answered(raft, messages, ready) for raft, messages, ready in zip(leaders, inbound, readies, strict=True)]
             spent.append(first_s + time.perf_counter() - begin)
             self.follow(told, inbound)
-            for raft, messages in zip(leaders, inbound):
+            for raft, messages in zip(leaders, inbound, strict=True):
                 for message in messages:
                     raft.step(self.now_us, message)
             self.compact()
