@@ -132,7 +132,7 @@ class Bench:
             first_s = time.perf_counter() - begin
             self.follow(readies, inbound)
             begin = time.perf_counter()
-            told = [self.answered(raft, messages, ready) for raft, messages, ready in zip(leaders, inbound, readies, strict=True)]
+            told = list(map(self.answered, leaders, inbound, readies))
             spent.append(first_s + time.perf_counter() - begin)
             self.follow(told, inbound)
             for raft, messages in zip(leaders, inbound, strict=True):
