@@ -300,7 +300,8 @@ int nd_engine_seal(nd_engine *e, uint64_t stamp, uint64_t seed, uint64_t now_us)
         batch *b = g->sealed;
         while (b && n < ND_GROUPS_MAX && (n == 0 || total + b->entry.len <= 2 * ND_BATCH_BYTES_MAX)) {
             finish_entry(b, stamp, seed + n);
-            e->recs[n] = (nd_wal_rec){.type = ND_WAL_ENTRY, .group = number, .data = b->entry.p, .len = (uint32_t)b->entry.len};
+            e->recs[n] = (nd_wal_rec){.type = ND_WAL_ENTRY, .kind = ND_WAL_DATA, .group = number, .data = b->entry.p,
+                                      .len = (uint32_t)b->entry.len};
             e->rec_batches[n++] = b;
             total += b->entry.len;
             b = b->next;
@@ -537,7 +538,6 @@ static int replay_entry(nd_engine *e, const nd_wal_rec *rec)
             return e->fatal;
     }
     e->stamp = stamp > e->stamp ? stamp : e->stamp;
-    g->applied_term = rec->term;
     return 0;
 }
 
@@ -553,10 +553,11 @@ int nd_engine_replay(nd_engine *e, const nd_wal_rec *recs, uint32_t n)
             continue;
         if (recs[i].index != g->applied + 1)
             return -EBADMSG;
-        int rc = replay_entry(e, &recs[i]);
+        int rc = recs[i].kind == ND_WAL_DATA ? replay_entry(e, &recs[i]) : 0;
         if (rc < 0)
             return rc;
         g->applied = recs[i].index;
+        g->applied_term = recs[i].term;
     }
     return 0;
 }

@@ -20,7 +20,8 @@
  *    16   8  index
  *    24   4  group
  *    28   1  type
- *    29   3  zero
+ *    29   1  kind of entry (1 no-op, 2 data, 3 members); 0 = not an entry
+ *    30   2  zero
  *    32      payload, then zeros up to a multiple of 8
  *
  * The append's CRC covers record headers, and each of those holds the CRC of its payload: every byte is covered, each byte of
@@ -106,6 +107,7 @@ int nd_wal_segment_read(const uint8_t *buf, uint64_t len, nd_wal_segment *seg)
 /* ---- encode ---- */
 
 static uint64_t record_bytes(uint32_t payload) { return ND_WAL_RECORD_HEADER_BYTES + round_up(payload, 8); }
+uint64_t nd_wal_record_bytes(uint32_t payload) { return record_bytes(payload); }
 
 uint64_t nd_wal_append_bytes(const nd_wal_rec *recs, uint32_t n)
 {
@@ -133,7 +135,7 @@ static uint64_t encode_record(uint8_t *p, const nd_wal_rec *rec)
     put64(p + 8, rec->term);
     put64(p + 16, rec->index);
     put32(p + 24, rec->group);
-    put32(p + 28, rec->type);
+    put32(p + 28, rec->type | (uint32_t)rec->kind << 8);
     if (rec->len != 0) {
         put64(p + bytes - 8, 0);
         memcpy(p + ND_WAL_RECORD_HEADER_BYTES, rec->data, rec->len);
@@ -187,7 +189,7 @@ static bool records_valid(const uint8_t *p, uint64_t used, uint32_t records, uin
         *crc = nd_crc32c(*crc, p + pos, ND_WAL_RECORD_HEADER_BYTES);
         if (nd_crc32c(0, p + pos + 4, ND_WAL_RECORD_HEADER_BYTES - 4 + payload) != get32(p + pos))
             return false;
-        if (!all_zero(p + pos + 29, 3))
+        if (!all_zero(p + pos + 30, 2))
             return false;
         uint64_t end = ND_WAL_RECORD_HEADER_BYTES + (uint64_t)payload;
         if (!all_zero(p + pos + end, record_bytes(payload) - end))
@@ -235,16 +237,14 @@ static bool record_raw(const uint8_t *append, uint64_t *pos, nd_wal_rec *rec)
     if (*pos >= get64(append + 32))
         return false;
     const uint8_t *p = append + *pos;
-    *rec = (nd_wal_rec){.type = p[28], .group = get32(p + 24), .term = get64(p + 8), .index = get64(p + 16),
+    *rec = (nd_wal_rec){.type = p[28], .kind = p[29], .group = get32(p + 24), .term = get64(p + 8), .index = get64(p + 16),
                         .data = p + ND_WAL_RECORD_HEADER_BYTES, .len = get32(p + 4)};
     *pos += record_bytes(rec->len);
     return true;
 }
 
-int nd_wal_record_next(const uint8_t *seg, const nd_wal_append *at, uint64_t *pos, nd_wal_rec *rec, int *rewritten)
+int nd_wal_record_open(nd_wal_rec *rec, int *rewritten)
 {
-    if (!record_raw(seg + at->off, pos, rec))
-        return 0;
     *rewritten = rec->type == ND_WAL_REWRITE;
     if (*rewritten) {
         if (rec->len == 0 || rec->data[0] == ND_WAL_REWRITE)
@@ -253,7 +253,17 @@ int nd_wal_record_next(const uint8_t *seg, const nd_wal_append *at, uint64_t *po
         rec->data++;
         rec->len--;
     }
-    return rec->type == 0 || rec->type > ND_WAL_TYPE_MAX ? -ENOTSUP : 1;
+    if (rec->type == 0 || rec->type > ND_WAL_TYPE_MAX || rec->kind > ND_WAL_KIND_MAX)
+        return -ENOTSUP;
+    return (rec->type == ND_WAL_ENTRY) == (rec->kind != 0) ? 0 : -EBADMSG;
+}
+
+int nd_wal_record_next(const uint8_t *seg, const nd_wal_append *at, uint64_t *pos, nd_wal_rec *rec, int *rewritten)
+{
+    if (!record_raw(seg + at->off, pos, rec))
+        return 0;
+    int rc = nd_wal_record_open(rec, rewritten);
+    return rc < 0 ? rc : 1;
 }
 
 uint32_t nd_wal_append_raw(const uint8_t *seg, const nd_wal_append *at, nd_wal_rec *recs, uint32_t cap)
@@ -272,7 +282,7 @@ int nd_wal_record_at(const uint8_t *seg, uint64_t len, uint64_t off, nd_wal_rec 
     if (off > len || len - off < ND_WAL_RECORD_HEADER_BYTES)
         return -EBADMSG;
     const uint8_t *p = seg + off;
-    *rec = (nd_wal_rec){.type = p[28], .group = get32(p + 24), .term = get64(p + 8), .index = get64(p + 16),
+    *rec = (nd_wal_rec){.type = p[28], .kind = p[29], .group = get32(p + 24), .term = get64(p + 8), .index = get64(p + 16),
                         .data = p + ND_WAL_RECORD_HEADER_BYTES, .len = get32(p + 4)};
     if (rec->len > len - off - ND_WAL_RECORD_HEADER_BYTES)
         return -EBADMSG;
@@ -284,7 +294,6 @@ void nd_wal_assign(nd_wal_rec *recs, uint32_t n, uint32_t n_groups, const uint64
     for (uint32_t i = 0; i < n; i++) {
         uint32_t group = recs[i].group;
         ND_ASSERT(group < n_groups);
-        recs[i].type = ND_WAL_ENTRY;
         recs[i].term = term[group];
         recs[i].index = ++last[group];
     }

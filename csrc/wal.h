@@ -10,7 +10,7 @@
 
 /* cffi:begin */
 #define ND_WAL_ENTRY 1        /* one entry of a group: term, index, payload */
-#define ND_WAL_HARD_STATE 2   /* term, vote (payload: u64), of a group */
+#define ND_WAL_HARD_STATE 2   /* term and vote (payload: u64 node, u64 replica id) of a group */
 #define ND_WAL_TRUNCATE 3     /* the group's log ends before index */
 #define ND_WAL_COMPACT 4      /* entries of the group up to index (of that term) are in a synced checkpoint */
 #define ND_WAL_CONFIG 5       /* the group's configuration (payload) as of index */
@@ -18,7 +18,14 @@
 #define ND_WAL_MARK 7         /* clean shutdown: everything before is durable */
 #define ND_WAL_PROBE 8        /* disk liveness of an idle worker */
 #define ND_WAL_QUARANTINE 9   /* the group may neither vote nor lead: begin (payload 1) or end (payload 0) */
-#define ND_WAL_TYPE_MAX 9
+#define ND_WAL_REPLICA 10     /* replica `index` of the group is here (payload 1), or was removed (payload 0): a tombstone */
+#define ND_WAL_TYPE_MAX 10
+
+/* Kinds of entries: a field of the record, never guessed from the payload. 0 in records that are not entries. */
+#define ND_WAL_NOOP 1         /* a leader's first entry; no payload */
+#define ND_WAL_DATA 2         /* commands, for the state machine */
+#define ND_WAL_MEMBERS 3      /* the group's configuration from this entry on */
+#define ND_WAL_KIND_MAX 3
 
 #define ND_WAL_VERSION 1
 #define ND_WAL_SEGMENT_HEADER_BYTES 4096
@@ -30,6 +37,7 @@
 
 typedef struct nd_wal_rec {
     uint8_t type;
+    uint8_t kind;             /* of an entry, rewritten ones too; else 0 */
     uint32_t group;
     uint64_t term;
     uint64_t index;
@@ -66,6 +74,7 @@ int nd_wal_segment_read(const uint8_t *buf, uint64_t len, nd_wal_segment *seg);
 uint64_t nd_wal_append_bytes(const nd_wal_rec *recs, uint32_t n);   /* encoded size, padding included */
 /* How many records from the first on fit in one append of at most bytes_max. */
 uint32_t nd_wal_append_fit(const nd_wal_rec *recs, uint32_t n, uint64_t bytes_max);
+uint64_t nd_wal_record_bytes(uint32_t payload);                     /* of one record: where the next one begins */
 /* Fills bytes, crc and records of *at. Bytes written, or -ENOBUFS when cap is too small (nothing written). */
 int64_t nd_wal_append_encode(uint8_t *buf, uint64_t cap, nd_wal_append *at, const nd_wal_rec *recs, uint32_t n);
 
@@ -74,8 +83,10 @@ int64_t nd_wal_append_encode(uint8_t *buf, uint64_t cap, nd_wal_append *at, cons
 int nd_wal_append_check(const uint8_t *seg, uint64_t len, uint64_t off, uint64_t segment_id, nd_wal_append *out);
 /* 1 = found the first valid append at or after off, 0 = none. */
 int nd_wal_append_find(const uint8_t *seg, uint64_t len, uint64_t off, uint64_t segment_id, nd_wal_append *out);
-/* Next record of a checked append; *pos starts at 0. 1 = filled, 0 = end. A rewritten record is opened: *rec is what it carries
- * and *rewritten 1. -ENOTSUP = its type is from a later version (rec->type says which). -EBADMSG = a rewrite without content. */
+/* A rewritten record becomes what it carries, and *rewritten 1. 0, -ENOTSUP = its type (rec->type) or an entry's kind is from a
+ * later version, -EBADMSG = a rewrite without content, a kind where there is none to be, an entry without one. */
+int nd_wal_record_open(nd_wal_rec *rec, int *rewritten);
+/* Next record of a checked append, opened; *pos starts at 0. 1 = filled, 0 = end, or what nd_wal_record_open found. */
 int nd_wal_record_next(const uint8_t *seg, const nd_wal_append *at, uint64_t *pos, nd_wal_rec *rec, int *rewritten);
 
 /* The records of a checked append as they were encoded, rewritten ones closed: how many (at most cap are filled). */
@@ -84,7 +95,7 @@ uint32_t nd_wal_append_raw(const uint8_t *seg, const nd_wal_append *at, nd_wal_r
 /* The record whose header is at off of a checked segment, as encoded. 0, or -EBADMSG when it does not check. */
 int nd_wal_record_at(const uint8_t *seg, uint64_t len, uint64_t off, nd_wal_rec *rec);
 
-/* ---- the one-voter log's share of a turn ---- */
+/* ---- what the log says is committed; a sole member's share of a turn ---- */
 typedef struct nd_commit {
     uint32_t group;
     uint64_t first, last;     /* indexes, inclusive */

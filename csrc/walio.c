@@ -266,6 +266,7 @@ int nd_walio_fd(nd_walio *io) { return io->eventfd; }
 uint32_t nd_walio_backend(nd_walio *io) { return io->stats.backend; }
 uint64_t nd_walio_last_us(nd_walio *io) { return io->stats.last_us; }
 uint64_t nd_walio_segment(nd_walio *io) { return io->current.head.number; }
+uint64_t nd_walio_append_off(nd_walio *io) { return io->at.off; }
 uint64_t nd_walio_inflight_us(nd_walio *io) { return io->in_flight ? now_us() - io->submitted_us : 0; }
 uint64_t nd_walio_append_bytes_max(nd_walio *io) { return append_bytes_max(io); }
 

@@ -75,6 +75,7 @@ uint64_t nd_walio_inflight_us(nd_walio *io);         /* age of the append in fli
 uint64_t nd_walio_last_us(nd_walio *io);             /* duration of the append reaped last */
 uint32_t nd_walio_backend(nd_walio *io);
 uint64_t nd_walio_segment(nd_walio *io);             /* number of the segment the last append went to */
+uint64_t nd_walio_append_off(nd_walio *io);          /* where in it that append stands */
 uint64_t nd_walio_append_bytes_max(nd_walio *io);    /* what nd_wal_append_fit is to be asked for */
 /* 1 = below the floor. Asks the filesystem after 100 ms or 4 MiB, so that the state also ends without an append. */
 int nd_walio_nospace(nd_walio *io);

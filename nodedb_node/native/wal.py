@@ -4,6 +4,7 @@ Invariant: a Book is freed once, and views that C made into a buffer are not use
 """
 
 import errno
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from msgspec import Struct
@@ -20,6 +21,7 @@ REWRITE: int = lib.ND_WAL_REWRITE
 MARK: int = lib.ND_WAL_MARK
 PROBE: int = lib.ND_WAL_PROBE
 QUARANTINE: int = lib.ND_WAL_QUARANTINE
+REPLICA: int = lib.ND_WAL_REPLICA
 TYPE_NAMES = {
     ENTRY: "entry",
     HARD_STATE: "hard-state",
@@ -30,7 +32,12 @@ TYPE_NAMES = {
     MARK: "mark",
     PROBE: "probe",
     QUARANTINE: "quarantine",
+    REPLICA: "replica",
 }
+NOOP: int = lib.ND_WAL_NOOP
+DATA: int = lib.ND_WAL_DATA
+MEMBERS: int = lib.ND_WAL_MEMBERS
+KIND_NAMES = {0: "", NOOP: "noop", DATA: "data", MEMBERS: "members"}
 
 VERSION: int = lib.ND_WAL_VERSION
 ALIGN: int = lib.ND_WAL_ALIGN
@@ -48,10 +55,11 @@ class Record(Struct, frozen=True):
     term: int = 0
     index: int = 0
     data: bytes = b""
+    kind: int = 0  # of an entry
 
     def rewritten(self) -> "Record":
         """The same, as compaction copies it forward."""
-        return Record(REWRITE, self.group, self.term, self.index, bytes((self.type,)) + self.data)
+        return Record(REWRITE, self.group, self.term, self.index, bytes((self.type,)) + self.data, self.kind)
 
 
 class Segment(NamedTuple):
@@ -98,13 +106,20 @@ def records_array(records: list[Record]) -> tuple[Any, list[Any]]:
     array = ffi.new("nd_wal_rec[]", max(1, len(records)))
     keep = [ffi.from_buffer(record.data) for record in records]
     for row, record, view in zip(array, records, keep, strict=False):
-        row.type, row.group, row.term, row.index = record.type, record.group, record.term, record.index
+        row.type, row.kind = record.type, record.kind
+        row.group, row.term, row.index = record.group, record.term, record.index
         row.data, row.len = ffi.cast("const uint8_t *", view), len(record.data)
     return array, keep
 
 
 def record_of(row: Any) -> Record:
-    return Record(row.type, row.group, row.term, row.index, bytes(ffi.buffer(row.data, row.len)) if row.len else b"")
+    data = bytes(ffi.buffer(row.data, row.len)) if row.len else b""
+    return Record(row.type, row.group, row.term, row.index, data, row.kind)
+
+
+def group_array(values: Sequence[int] = ()) -> Any:
+    """A uint64_t array by group, zero where there is no value."""
+    return ffi.new("uint64_t[]", [*values, *[0] * (GROUPS_MAX - len(values))])
 
 
 def segment_encode(segment: Segment) -> bytes:
@@ -167,6 +182,24 @@ def record_at(view: Any, header: Segment, off: int) -> Record:
     return replace(record, type=record.data[0], data=record.data[1:]) if record.type == REWRITE else record
 
 
+class ConfigRow(Struct, frozen=True):
+    """A configuration and the entry it stands for."""
+
+    index: int
+    term: int
+    data: bytes
+
+
+class EntryRow(NamedTuple):
+    """What the book knows of an entry; segment and off say where its record header is."""
+
+    term: int
+    kind: int
+    size: int
+    segment: int
+    off: int
+
+
 class GroupBook(NamedTuple):
     """What a log holds of one group; last = first - 1: no live entry."""
 
@@ -175,10 +208,17 @@ class GroupBook(NamedTuple):
     last_term: int
     compact_index: int
     compact_term: int
-    hard_state: tuple[int, int] | None  # term, vote
-    config: tuple[int, int, bytes] | None  # index, term, bytes
+    hard_state: tuple[int, int, int] | None  # term, vote: node and replica id
+    replica: int | None  # id of the newest one that was here
+    removed: bool  # it is gone: a tombstone
+    configs: list[ConfigRow]  # the base, and those of live entries
     quarantined: bool
     reordered: bool
+
+    @property
+    def known(self) -> bool:
+        """The log says something of the group."""
+        return bool(self.hard_state or self.replica is not None or self.compact_index or self.last >= self.first)
 
 
 class Book:
@@ -209,17 +249,39 @@ class Book:
         shape = (end.sequence, end.segment, end.off, end.bytes, end.crc, end.prev_crc, bool(end.clean), end.type)
         return code, End(*shape, end.stop_off, end.later_off, end.appends, bool(end.torn)), list(last)
 
+    def write(self, records: Any, n: int, segment: int, off: int, last: Any) -> None:
+        """Take in an append that is being written, and raise last[group] (a uint64_t array) to its highest indexes.
+
+        A refusal is a defect: the append would not be read back.
+        """
+        code = lib.nd_walbook_take(self._handle, records, n, segment, off, last)
+        if code == -errno.ENOMEM:
+            raise MemoryError
+        assert code == 0, f"the book refuses a record of this program: {errno.errorcode.get(-code)}"
+
     def group(self, group: int) -> GroupBook:
         g = lib.nd_walbook_group_get(self._handle, group)
-        hard = (g.hard_term, g.hard_vote) if g.has_hard else None
-        config = (g.config_index, g.config_term, bytes(ffi.buffer(g.config, g.config_len))) if g.has_config else None
         run = (g.first, g.last, g.last_term, g.compact_index, g.compact_term)
-        return GroupBook(*run, hard, config, bool(g.quarantined), bool(g.reordered))
+        hard = (g.hard_term, g.hard_vote[0], g.hard_vote[1]) if g.has_hard else None
+        replica = g.replica if g.has_replica else None
+        configs = [self._config(group, i) for i in range(g.configs)]
+        return GroupBook(*run, hard, replica, bool(g.removed), configs, bool(g.quarantined), bool(g.reordered))
 
-    def position(self, group: int, index: int) -> tuple[int, int]:
-        """(segment number, offset of the record header) of a live entry."""
-        position = lib.nd_walbook_position(self._handle, group, index)
-        return position >> 32, position & 0xFFFFFFFF
+    def _config(self, group: int, i: int) -> ConfigRow:
+        row = lib.nd_walbook_config(self._handle, group, i)
+        return ConfigRow(row.index, row.term, bytes(ffi.buffer(row.bytes, row.len)))
+
+    def entry(self, group: int, index: int) -> EntryRow:
+        """A live entry."""
+        row = lib.nd_walbook_entry(self._handle, group, index)
+        return EntryRow(row.term, row.kind, row.len, row.at >> 32, row.at & 0xFFFFFFFF)
+
+    def entry_rows(self, group: int, first: int, last: int) -> list[tuple[int, int, int]]:
+        """(term, kind, size) of live entries first..last."""
+        if last < first:
+            return []
+        rows = lib.nd_walbook_entry(self._handle, group, first)
+        return [(rows[i].term, rows[i].kind, rows[i].len) for i in range(last - first + 1)]
 
     def records_max(self) -> int:
         return int(lib.nd_walbook_records_max(self._handle))

@@ -64,6 +64,9 @@ class Io(Protocol):
 
     def append_bytes_max(self) -> int: ...
     def segment(self) -> int: ...
+    def append_off(self) -> int:
+        """Where in that segment the last append stands."""
+
     def inflight_us(self) -> int: ...
     def nospace(self) -> bool: ...
     def drop_before(self, number: int) -> None: ...
@@ -110,6 +113,9 @@ class Walio:
 
     def segment(self) -> int:
         return int(lib.nd_walio_segment(self._handle))
+
+    def append_off(self) -> int:
+        return int(lib.nd_walio_append_off(self._handle))
 
     def inflight_us(self) -> int:
         return int(lib.nd_walio_inflight_us(self._handle))

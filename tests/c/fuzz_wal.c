@@ -14,8 +14,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 static void write_record(kit *k, uint8_t op, uint16_t where, uint8_t value)
 {
     static const uint8_t payload[4096] = {1, 2, 3};
-    nd_wal_rec rec = {.type = (uint8_t)(1 + op % 11), .group = value % 3u, .term = op, .index = where % 64u,
-                      .data = payload, .len = where % sizeof payload};
+    nd_wal_rec rec = {.type = (uint8_t)(1 + op % 12), .kind = (uint8_t)(value >> 2 & 3), .group = value % 3u, .term = op,
+                      .index = where % 64u, .data = payload, .len = where % sizeof payload};
     if (k->used + nd_wal_append_bytes(&rec, 1) <= k->head.bytes)
         kit_append(k, &rec, 1);
 }
@@ -29,6 +29,14 @@ static void read_all(kit *k)
     ND_ASSERT(b != NULL);
     int rc = nd_walbook_segment(b, &k->head, k->bytes, k->head.bytes, last, &end);
     ND_ASSERT(rc == 0 || rc == -EBADMSG || rc == -ENOTSUP || rc == -ENOENT);
+    for (uint32_t group = 0; rc == 0 && group < 3; group++) {
+        const nd_walbook_group *g = nd_walbook_group_get(b, group);
+        nd_walbook_run runs[64];
+        ND_ASSERT(g->last + 1 >= g->first && g->first > g->compact_index);
+        ND_ASSERT((nd_walbook_runs(b, group, runs, 64) == 0) == (g->last < g->first));
+        for (uint32_t i = 1; i < g->configs; i++)
+            ND_ASSERT(nd_walbook_config(b, group, i - 1)->index < nd_walbook_config(b, group, i)->index);
+    }
     if (rc == 0) {
         uint64_t off = 0, sum = 0;
         while (off < end.stop_off) {

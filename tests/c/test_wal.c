@@ -37,9 +37,11 @@ static void append_round_trip(void)
 {
     kit k;
     kit_open(&k, SEGMENT);
-    nd_wal_rec in[] = {{.type = ND_WAL_ENTRY, .group = 5, .term = 9, .index = 77, .data = (const uint8_t *)"abc", .len = 3},
+    nd_wal_rec in[] = {{.type = ND_WAL_ENTRY, .kind = ND_WAL_DATA, .group = 5, .term = 9, .index = 77,
+                        .data = (const uint8_t *)"abc", .len = 3},
                        {.type = ND_WAL_MARK},
-                       {.type = ND_WAL_REWRITE, .group = 6, .index = 1, .data = (const uint8_t *)"\1xyz", .len = 4}};
+                       {.type = ND_WAL_REWRITE, .kind = ND_WAL_NOOP, .group = 6, .index = 1,
+                        .data = (const uint8_t *)"\1xyz", .len = 4}};
     uint64_t off = kit_append(&k, in, 3), pos = 0;
     nd_wal_append at;
     nd_wal_rec rec, raw[3];
@@ -138,6 +140,24 @@ static void unknown_type_stops(void)
     kit_close(&k);
 }
 
+static void kinds_stand_where_they_belong(void)
+{
+    static const struct { nd_wal_rec rec; int rc; } rows[] = {
+        {{.type = ND_WAL_ENTRY, .kind = ND_WAL_KIND_MAX + 1, .group = 1, .index = 1}, -ENOTSUP},
+        {{.type = ND_WAL_ENTRY, .group = 1, .index = 1}, -EBADMSG},
+        {{.type = ND_WAL_TRUNCATE, .kind = ND_WAL_DATA, .group = 1, .index = 1}, -EBADMSG},
+        {{.type = ND_WAL_ENTRY, .kind = ND_WAL_NOOP, .group = 1, .index = 1}, 0},
+    };
+    for (unsigned i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        kit k;
+        nd_walbook_end end;
+        kit_open(&k, 16 * 1024);
+        kit_append(&k, &rows[i].rec, 1);
+        ND_ASSERT(book_of(&k, &end) == rows[i].rc);
+        kit_close(&k);
+    }
+}
+
 static void hole_stops(void)
 {
     kit k;
@@ -152,6 +172,7 @@ static void hole_stops(void)
 static void small(kit *k, uint8_t type, uint64_t term, uint64_t index, const void *data, uint32_t len)
 {
     nd_wal_rec rec = {.type = type, .group = 1, .term = term, .index = index, .data = data, .len = len};
+    rec.kind = type == ND_WAL_ENTRY || type == ND_WAL_REWRITE ? ND_WAL_DATA : 0;
     kit_append(k, &rec, 1);
 }
 
@@ -160,10 +181,10 @@ static void book_of_a_life(void)
 {
     kit k;
     nd_walbook_end end;
-    uint64_t last[ND_GROUPS_MAX] = {0}, after[ND_GROUPS_MAX] = {0}, off = 0, vote = 42;
+    uint64_t last[ND_GROUPS_MAX] = {0}, after[ND_GROUPS_MAX] = {0}, off = 0, vote[2] = {42, 7};
     nd_wal_rec recs[64];
     kit_open(&k, 64 * 1024);
-    small(&k, ND_WAL_HARD_STATE, 3, 0, &vote, 8);
+    small(&k, ND_WAL_HARD_STATE, 3, 0, vote, 16);
     for (uint64_t i = 1; i <= 10; i++)
         small(&k, ND_WAL_ENTRY, 1, i, "o", 1);
     small(&k, ND_WAL_TRUNCATE, 0, 9, NULL, 0);
@@ -176,7 +197,12 @@ static void book_of_a_life(void)
     ND_ASSERT(nd_walbook_segment(b, &k.head, k.bytes, k.head.bytes, last, &end) == 0);
     const nd_walbook_group *g = nd_walbook_group_get(b, 1);
     ND_ASSERT(g->first == 5 && g->last == 8 && g->last_term == 2 && g->compact_index == 4 && g->compact_term == 1);
-    ND_ASSERT(g->hard_term == 3 && g->hard_vote == 42 && g->config_len == 3 && memcmp(g->config, "cfg", 3) == 0);
+    ND_ASSERT(g->hard_term == 3 && g->hard_vote[0] == 42 && g->hard_vote[1] == 7 && g->configs == 1);
+    const nd_walbook_config_row *c = nd_walbook_config(b, 1, 0);
+    ND_ASSERT(c->len == 3 && memcmp(c->bytes, "cfg", 3) == 0 && c->index == 8 && c->term == 2);
+    nd_walbook_run runs[2];
+    ND_ASSERT(nd_walbook_runs(b, 1, runs, 2) == 2 && runs[0].first == 5 && runs[0].last == 6 && runs[1].last == 8);
+    ND_ASSERT(runs[0].term == 1 && runs[1].term == 2);
     ND_ASSERT(g->quarantined && !g->reordered && last[1] == 10);
     after[1] = 5;
     ND_ASSERT(nd_walbook_entries(b, &k.head, k.bytes, end.stop_off, after, &off, recs, 64) == 3 && off == end.stop_off);
@@ -205,12 +231,69 @@ static void book_of_rewritten_entries(void)
     ND_ASSERT(g->first == 4 && g->last == 8 && g->reordered);
     for (uint64_t i = 4; i <= 8; i++) {
         nd_wal_rec rec;
-        uint64_t at = nd_walbook_position(b, 1, i) & 0xffffffff;
+        uint64_t at = nd_walbook_entry(b, 1, i)->at & 0xffffffff;
         ND_ASSERT(nd_wal_record_at(k.bytes, k.head.bytes, at, &rec) == 0 && rec.index == i);
         ND_ASSERT(rec.type == (i == 8 ? ND_WAL_ENTRY : ND_WAL_REWRITE));
     }
     nd_walbook_free(b);
     kit_close(&k);
+}
+
+static nd_wal_rec member(uint8_t type, uint64_t term, uint64_t index, const char *who)
+{
+    return (nd_wal_rec){.type = type, .kind = type == ND_WAL_ENTRY ? ND_WAL_MEMBERS : 0, .group = 1, .term = term,
+                        .index = index, .data = (const uint8_t *)who, .len = (uint32_t)strlen(who)};
+}
+
+/* A configuration goes with the entry that carried it, the base stays; a tombstone leaves nothing but the replica's id. */
+static void configurations_follow_the_log(void)
+{
+    uint64_t last[ND_GROUPS_MAX] = {0};
+    nd_walbook *b = nd_walbook_new();
+    nd_wal_rec life[] = {{.type = ND_WAL_REPLICA, .group = 1, .data = (const uint8_t *)"\1", .len = 1},
+                         member(ND_WAL_CONFIG, 0, 0, "a"), member(ND_WAL_ENTRY, 1, 1, "ab"), member(ND_WAL_ENTRY, 1, 2, "abc")};
+    ND_ASSERT(nd_walbook_take(b, life, 4, 3, 4096, last) == 0);
+    ND_ASSERT(nd_walbook_group_get(b, 1)->configs == 3 && nd_walbook_entry(b, 1, 1)->at == (3ull << 32 | (4096 + 64 + 40 + 40)));
+    nd_wal_rec over[] = {{.type = ND_WAL_ENTRY, .kind = ND_WAL_NOOP, .group = 1, .term = 2, .index = 2}};
+    ND_ASSERT(nd_walbook_take(b, over, 1, 3, 8192, last) == 0);
+    ND_ASSERT(nd_walbook_group_get(b, 1)->configs == 2 && nd_walbook_group_get(b, 1)->last_term == 2);
+    nd_wal_rec mark[] = {{.type = ND_WAL_COMPACT, .group = 1, .term = 1, .index = 1},
+                         {.type = ND_WAL_TRUNCATE, .group = 1, .index = 2}};
+    ND_ASSERT(nd_walbook_take(b, mark, 2, 4, 4096, last) == 0);
+    const nd_walbook_group *g = nd_walbook_group_get(b, 1);
+    ND_ASSERT(g->configs == 1 && nd_walbook_config(b, 1, 0)->len == 2 && g->first == 2 && g->last == 1 && g->last_term == 1);
+    nd_wal_rec gone[] = {{.type = ND_WAL_REPLICA, .group = 1, .index = 0, .data = (const uint8_t *)"\0", .len = 1}};
+    ND_ASSERT(nd_walbook_take(b, gone, 1, 4, 8192, last) == 0 && g->removed && g->configs == 0 && g->first == 1 && g->last == 0);
+    nd_walbook_free(b);
+}
+
+/* The segment with a replica's first records died: what compaction wrote again comes after entries that live. */
+static void a_rewritten_replica_keeps_entries_before_it(void)
+{
+    uint64_t last[ND_GROUPS_MAX] = {0};
+    nd_walbook *b = nd_walbook_new();
+    nd_wal_rec recs[] = {{.type = ND_WAL_ENTRY, .kind = ND_WAL_DATA, .group = 1, .term = 1, .index = 7},
+                         {.type = ND_WAL_REWRITE, .group = 1, .data = (const uint8_t *)"\12\1", .len = 2},
+                         {.type = ND_WAL_ENTRY, .kind = ND_WAL_DATA, .group = 1, .term = 1, .index = 8}};
+    _Static_assert(ND_WAL_REPLICA == 10, "the octal escape above");
+    ND_ASSERT(nd_walbook_take(b, recs, 3, 3, 4096, last) == 0);
+    const nd_walbook_group *g = nd_walbook_group_get(b, 1);
+    ND_ASSERT(g->first == 7 && g->last == 8 && g->has_replica && !g->removed && last[1] == 8);
+    nd_walbook_free(b);
+}
+
+/* An old mark survives in a segment whose predecessors died by a newer one: the entries between the two are gone. */
+static void entries_between_two_marks_may_be_gone(void)
+{
+    uint64_t last[ND_GROUPS_MAX] = {0};
+    nd_walbook *b = nd_walbook_new();
+    nd_wal_rec recs[] = {{.type = ND_WAL_REWRITE, .group = 1, .term = 1, .index = 61, .data = (const uint8_t *)"\4", .len = 1},
+                         {.type = ND_WAL_ENTRY, .kind = ND_WAL_DATA, .group = 1, .term = 1, .index = 102},
+                         {.type = ND_WAL_REWRITE, .group = 1, .term = 1, .index = 101, .data = (const uint8_t *)"\4", .len = 1}};
+    ND_ASSERT(nd_walbook_take(b, recs, 3, 3, 4096, last) == 0);
+    const nd_walbook_group *g = nd_walbook_group_get(b, 1);
+    ND_ASSERT(g->first == 102 && g->last == 102 && g->compact_index == 101);
+    nd_walbook_free(b);
 }
 
 int main(void)
@@ -221,8 +304,12 @@ int main(void)
     flip_everywhere();
     every_sector_subset();
     unknown_type_stops();
+    kinds_stand_where_they_belong();
     hole_stops();
     book_of_a_life();
     book_of_rewritten_entries();
+    configurations_follow_the_log();
+    entries_between_two_marks_may_be_gone();
+    a_rewritten_replica_keeps_entries_before_it();
     return 0;
 }

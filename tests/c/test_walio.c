@@ -42,7 +42,7 @@ static int64_t append(nd_walio *io, uint64_t index, uint32_t len, int reserve)
     uint8_t *data = malloc(len + 1);
     ND_ASSERT(data != NULL);
     memset(data, (int)index, len);
-    nd_wal_rec rec = {.type = ND_WAL_ENTRY, .group = 1, .term = 1, .index = index, .data = data, .len = len};
+    nd_wal_rec rec = {.type = ND_WAL_ENTRY, .kind = ND_WAL_DATA, .group = 1, .term = 1, .index = index, .data = data, .len = len};
     int64_t seq = nd_walio_append(io, &rec, 1, reserve);
     free(data);
     return seq;

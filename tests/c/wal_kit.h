@@ -44,7 +44,7 @@ static inline uint64_t kit_entry(kit *k, uint64_t index, uint32_t len, uint8_t f
     uint8_t *data = malloc(len + 1);
     ND_ASSERT(data != NULL);
     memset(data, fill, len);
-    nd_wal_rec rec = {.type = ND_WAL_ENTRY, .group = 1, .term = 1, .index = index, .data = data, .len = len};
+    nd_wal_rec rec = {.type = ND_WAL_ENTRY, .kind = ND_WAL_DATA, .group = 1, .term = 1, .index = index, .data = data, .len = len};
     uint64_t off = kit_append(k, &rec, 1);
     free(data);
     return off;

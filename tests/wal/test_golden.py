@@ -6,15 +6,23 @@ When this fails, the format changed: raise ND_WAL_VERSION, add a file for the ne
 from pathlib import Path
 
 from nodedb_node.native import wal
-from nodedb_node.native.wal import Book, Record, Segment
+from nodedb_node.native.wal import Book, ConfigRow, Record, Segment
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "wal-v1-segment.bin"
 SEGMENT = Segment(log_id=0x0102030405060708, number=42, segment_id=0x1112131415161718, bytes=16384)
 APPENDS = [
-    [Record(wal.HARD_STATE, 3, 7, 0, (5).to_bytes(8, "little")), Record(wal.CONFIG, 3, 7, 1, b"members")],
-    [Record(wal.ENTRY, 3, 7, 1, b"one"), Record(wal.ENTRY, 4, 7, 9, bytes(range(256)) * 3), Record(wal.ENTRY, 3, 7, 2)],
-    [Record(wal.TRUNCATE, 3, 0, 2), Record(wal.COMPACT, 4, 7, 8), Record(wal.QUARANTINE, 4, 0, 0, b"\x01")],
-    [Record(wal.ENTRY, 3, 8, 2, b"two").rewritten(), Record(wal.PROBE)],
+    [
+        Record(wal.REPLICA, 3, 0, 6, b"\x01"),
+        Record(wal.HARD_STATE, 3, 7, 0, (5).to_bytes(8, "little") + (4).to_bytes(8, "little")),
+        Record(wal.CONFIG, 3, 0, 0, b"members"),
+    ],
+    [
+        Record(wal.ENTRY, 3, 7, 1, b"one", wal.DATA),
+        Record(wal.ENTRY, 4, 7, 9, bytes(range(256)) * 3, wal.MEMBERS),
+        Record(wal.ENTRY, 3, 7, 2, kind=wal.NOOP),
+    ],
+    [Record(wal.TRUNCATE, 3, 0, 3), Record(wal.COMPACT, 4, 7, 8), Record(wal.QUARANTINE, 4, 0, 0, b"\x01")],
+    [Record(wal.ENTRY, 3, 7, 1, b"one", wal.DATA).rewritten(), Record(wal.PROBE)],
     [Record(wal.MARK)],
 ]
 
@@ -47,6 +55,7 @@ def test_the_frozen_bytes_read_back() -> None:
         assert (code, end.clean, end.sequence) == (0, True, 104)
         assert (last[3], last[4]) == (2, 9)
         three, four = book.group(3), book.group(4)
-        assert (three.first, three.last, three.last_term, three.hard_state) == (1, 2, 8, (7, 5))
-        assert three.config == (1, 7, b"members")
+        assert (three.first, three.last, three.last_term, three.hard_state) == (1, 2, 7, (7, 5, 4))
+        assert (three.replica, three.removed, three.configs) == (6, False, [ConfigRow(0, 0, b"members")])
+        assert [row.index for row in four.configs] == [9]
         assert (four.first, four.last, four.compact_index, four.quarantined) == (9, 9, 8, True)
