@@ -68,7 +68,7 @@ def _move_worker(boot: Boot, targets: list[Store]) -> int:
     groups = groups_of_worker(boot.worker, boot.groups, boot.workers)
     with open_store(boot, groups) as source:
         with closing(_engine(boot, source)) as engine:
-            old = open_log(boot, groups, source, engine, None)
+            old = open_log(boot, groups, source, engine, _now_us, None)
             limit = boot.config.store.log_bytes_max
             _checkpoint(Checkpointer(source, old, groups, engine.applied, limit), source)
             old.close(mark=True)

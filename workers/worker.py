@@ -116,7 +116,7 @@ class Worker:
         self.store = recovery.open_store(boot, self.groups)
         self.engine = self._engine()
         self.log = recovery.open_log(
-            boot, self.groups, self.store, self.engine, native.histogram(self.metrics, "wal_sync_us")
+            boot, self.groups, self.store, self.engine, now_us, native.histogram(self.metrics, "wal_sync_us")
         )
         self.hlc = Hlc(self.engine.stamp())
         self.turns = Turns(self.engine, self.log, self.hlc, self, now_us, wall_ms)

@@ -23,9 +23,9 @@ from nodedb_node.cli.load import load_config
 from nodedb_node.cli.start import flags
 from nodedb_node.config import Config
 from nodedb_node.errors import Exit, StartError
+from nodedb_node.multiraft.start import BUFFER_BYTES
 from nodedb_node.native import wal
 from nodedb_node.native.walio import IoConfig, Walio
-from nodedb_node.storage.onevoter import BUFFER_BYTES
 from nodedb_node.supervisor import cgroup, pinplan
 from nodedb_node.supervisor.datadir import holder
 from nodedb_node.supervisor.ports import Reservation

@@ -75,6 +75,8 @@ def _line(record: wal.Record, payload: bool) -> str:
     data = record.data
     if record.type == wal.REWRITE and data:
         kind, data = f"rewrite:{wal.TYPE_NAMES.get(data[0], data[0])}", data[1:]
+    if record.kind:
+        kind += f":{wal.KIND_NAMES.get(record.kind, record.kind)}"
     shown = f" {data[:SHOWN_BYTES]!r}" if payload and data else ""
     return f"  {kind} group={record.group} term={record.term} index={record.index} bytes={len(data)}{shown}"
 

@@ -244,6 +244,27 @@ class Raft(State):
             self.log.compact(index)
             membership.compact(self, index)
 
+    def is_alone(self) -> bool:
+        """The only member, leading, with nothing in flight: a quorum of one, of whose entries nobody else asks."""
+        return (
+            self.role == Role.LEADER
+            and self.own_committed
+            and not (self.halted or self.changed or self.reads or self.transfer_to != NOBODY)
+            and len(self.members) == 1
+            and self.voter_self
+            and not self.send_list
+            and self.delivered == self.log.last_index
+        )
+
+    def settle(self, index: LogIndex) -> None:
+        """The owner appended entries of this term up to index by itself, and they are durable and applied. They are
+        remembered as if they were compacted: who becomes a member later is sent a snapshot, or what comes after."""
+        assert self.is_alone() and index >= self.log.last_index
+        if index > self.log.last_index:
+            self.log.reset(index, self.term)
+            self.durable = self.commit = self.delivered = self.applied = index
+            membership.compact(self, index)
+
     def retained_index(self) -> LogIndex:
         """Leader: entries above it are needed by some voter or learner that is in contact; the owner may keep them."""
         return replication.retained_index(self)

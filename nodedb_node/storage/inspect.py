@@ -52,11 +52,15 @@ def summary(directory: LogDirectory) -> Summary:
 def _groups(recovered: Recovered) -> Iterator[str]:
     for group in range(wal.GROUPS_MAX):
         book = recovered.book.group(group)
-        if book.hard_state is None and book.last < book.first and not book.compact_index:
+        if not book.known:
             continue
         entries = f"entries {book.first} to {book.last}" if book.last >= book.first else "no entries"
-        term, vote = book.hard_state or (0, 0)
-        yield f"group {group}: {entries}, checkpoint covers {book.compact_index}, term {term}, vote {vote}"
+        term, vote, _ = book.hard_state or (0, 0, 0)
+        state = "removed" if book.removed else "quarantined" if book.quarantined else f"replica {book.replica}"
+        yield (
+            f"group {group}: {state}, {entries}, checkpoint covers {book.compact_index}, term {term}, vote {vote}, "
+            f"configuration of entry {book.configs[-1].index if book.configs else 'none'}"
+        )
 
 
 def dump(directory: LogDirectory) -> Iterator[tuple[str, Segment, Append, list[Record]]]:

@@ -117,8 +117,8 @@ class Recovered:
             if not book.reordered:
                 continue
             for index in range(max(book.first, floor[group] + 1), book.last + 1):
-                number, off = self.book.position(group, index)
-                record = wal.record_at(self.source.read(number), headers[number], off)
+                row = self.book.entry(group, index)
+                record = wal.record_at(self.source.read(row.segment), headers[row.segment], row.off)
                 array, keep = wal.records_array([record])
                 yield array, 1
                 del keep

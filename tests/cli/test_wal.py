@@ -7,10 +7,10 @@ from click.testing import CliRunner, Result
 
 from nodedb_node.cli.wal import command
 from nodedb_node.errors import StartError
+from nodedb_node.multiraft.start import LogConfig, open_log
 from nodedb_node.native import wal
 from nodedb_node.storage.directory import LogDirectory
-from nodedb_node.storage.onevoter import LogConfig, open_log
-from tests.conformance.test_wal import propose
+from tests.conformance.test_wal import Entries, collect, held, propose
 
 CONFIG = LogConfig("thread", True, 64 * 1024, 64 * 1024, floor_bytes=0)
 
@@ -20,7 +20,7 @@ def path(tmp_path: Path) -> Path:
     """Of a worker's log with twenty entries in three segments or more."""
     where = tmp_path / "data" / "layout-1" / "worker-0" / "wal"
     where.mkdir(parents=True)
-    log = open_log(LogDirectory(str(where)), CONFIG, [0], {}, lambda records, n: None)
+    log = open_log(LogDirectory(str(where)), CONFIG, held([0]), lambda records, n: None, lambda: 1)
     for i in range(20):
         propose(log, [(0, b"entry %d" % i + bytes(9000))])
     log.close(mark=True)
@@ -32,10 +32,10 @@ def run(*args: object) -> Result:
 
 
 def entries(path: Path) -> int:
-    total = []
-    log = open_log(LogDirectory(str(path)), CONFIG, [0], {}, lambda records, n: total.append(n))
-    log.close(mark=True)
-    return sum(total)
+    """Commands that a start finds."""
+    got: Entries = {0: []}
+    open_log(LogDirectory(str(path)), CONFIG, held([0]), collect(got), lambda: 1).close(mark=True)
+    return len(got[0])
 
 
 def damage(path: Path) -> None:
@@ -53,16 +53,19 @@ def damage(path: Path) -> None:
 def test_verify_of_a_good_log(path: Path) -> None:
     done = run("verify", path.parent.parent.parent)
     assert done.return_value == 0
-    assert "group 0: entries 1 to 20, checkpoint covers 0, term 1, vote 0" in done.output
-    assert "ends with append 22 (clean)" in done.output
+    assert (
+        "group 0: replica 0, entries 1 to 21, checkpoint covers 0, term 1, vote 1, configuration of entry 0"
+        in done.output
+    )
+    assert "ends with append 23 (clean)" in done.output
     assert done.output.endswith("ok\n")
 
 
 def test_dump_shows_each_record(path: Path) -> None:
     done = run("dump", "--payload", path)
     assert done.return_value == 0
-    assert "hard-state group=0 term=1 index=0 bytes=8" in done.output
-    assert "entry group=0 term=1 index=20 bytes=9008 b'entry 19\\x00" in done.output
+    assert "hard-state group=0 term=1 index=0 bytes=16" in done.output
+    assert "entry:data group=0 term=1 index=21 bytes=9008 b'entry 19\\x00" in done.output
     assert "  mark group=0" in done.output
 
 

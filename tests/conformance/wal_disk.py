@@ -88,7 +88,7 @@ class SimIo:
         self.used = wal.HEADER_BYTES
         self.sequence, self.prev_crc, self.flags = config.next_sequence, config.prev_crc, config.flags_first
         self.oldest = config.oldest_segment
-        self.flight = 0
+        self.flight = self.off = 0
         self.durable = False
         self.appends = self.bytes = 0
         self.full = False
@@ -108,6 +108,7 @@ class SimIo:
                 rows, self.current.segment_id, self.sequence, self.prev_crc, self.used, self.flags
             )
         self.disk.write(self.current.number, self.used, data)
+        self.off = self.used
         self.used += len(data)
         self.flight, self.durable = self.sequence, False
         self.sequence, self.prev_crc, self.flags = self.sequence + 1, crc, 0
@@ -135,6 +136,9 @@ class SimIo:
 
     def segment(self) -> int:
         return self.current.number
+
+    def append_off(self) -> int:
+        return self.off
 
     def inflight_us(self) -> int:
         return 0

@@ -9,24 +9,28 @@ import pytest
 
 from nodedb_node._native import ffi, lib
 from nodedb_node.errors import Exit, StartError
+from nodedb_node.multiraft.log import RaftLog
+from nodedb_node.multiraft.start import LogConfig, open_log
 from nodedb_node.native import wal
 from nodedb_node.native.wal import Record
 from nodedb_node.storage.directory import LogDirectory
-from nodedb_node.storage.onevoter import LogConfig, OneVoterLog, open_log
 from nodedb_node.storage.recovery import LogDamaged, LogTooNew
-from tests.conformance.test_wal import propose
+from tests.conformance.test_wal import held, propose
 from tests.conformance.wal_disk import SimSegments
 from tests.seeds import run_seed
 
 CONFIG = LogConfig("thread", True, 64 * 1024, 64 * 1024, floor_bytes=0)
 
 
-def opened(source: Any, got: list[bytes] | None = None, config: LogConfig = CONFIG) -> OneVoterLog:
+def opened(source: Any, got: list[bytes] | None = None, config: LogConfig = CONFIG) -> RaftLog:
+    """got: payloads of the commands that the start applied."""
+
     def apply(records: Any, n: int) -> None:
         if got is not None:
-            got.extend(wal.record_of(records[i]).data for i in range(n))
+            rows = [wal.record_of(records[i]) for i in range(n)]
+            got.extend(row.data for row in rows if row.kind == wal.DATA)
 
-    return open_log(source, config, [0, 1], {}, apply)
+    return open_log(source, config, held([0, 1]), apply, lambda: 1)
 
 
 def filled(turns: int = 40, mark: bool = False) -> SimSegments:
@@ -182,7 +186,7 @@ def test_half_made_files_are_removed(tmp_path: Path) -> None:
 
 
 def test_a_failed_sync_is_final_and_what_was_acknowledged_stays(tmp_path: Path) -> None:
-    fault = ffi.new("nd_walio_fault *", {"sync_fail_at": 4, "error": 5})
+    fault = ffi.new("nd_walio_fault *", {"sync_fail_at": 5, "error": 5})
     log = opened(LogDirectory(str(tmp_path), fault), config=CONFIG._replace(direct=False))
     propose(log, [(0, b"one")])
     propose(log, [(0, b"two")])

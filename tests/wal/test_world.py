@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
+from nodedb_node.multiraft.start import LogConfig, open_log
 from nodedb_node.native import wal
 from nodedb_node.native.wal import Record
 from nodedb_node.storage.directory import LogDirectory
-from nodedb_node.storage.onevoter import LogConfig, open_log
-from tests.conformance.test_wal import propose
+from tests.conformance.test_wal import held, propose
 
 ROOT = Path(__file__).parent.parent.parent
 MIB = 1024 * 1024
@@ -33,12 +33,12 @@ assert libc.prctl(38, 1, 0, 0, 0) == 0, "no_new_privs"
 assert libc.prctl(22, 2, ctypes.byref(program)) == 0, os.strerror(ctypes.get_errno())
 from nodedb_node import log
 from nodedb_node.storage.directory import LogDirectory
-from nodedb_node.storage.onevoter import LogConfig, open_log
-from tests.conformance.test_wal import propose
+from nodedb_node.multiraft.start import Held, LogConfig, open_log
+from tests.conformance.test_wal import held, propose
 log.setup("child", "info")
 config = LogConfig(sys.argv[2], True, 1 << 20, 1 << 20, floor_bytes=0)
-opened = open_log(LogDirectory(sys.argv[1]), config, [0], {}, lambda records, n: None)
-assert propose(opened, [(0, b"x")]) == [(0, 1, 1)]
+opened = open_log(LogDirectory(sys.argv[1]), config, held([0]), lambda records, n: None, lambda: 1)
+assert propose(opened, [(0, b"x")]) == [(0, 2, 2)]
 print(opened.stats().backend)
 opened.close(mark=True)
 """
@@ -81,7 +81,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 @pytest.mark.parametrize("backend", ["uring", "thread"])
 def test_a_full_disk_refuses_writes_keeps_the_reserve_and_recovers(small_disk: Path, backend: str) -> None:
     config = LogConfig(backend, True, 1 * MIB, 1 * MIB, floor_bytes=4 * MIB)
-    log = open_log(LogDirectory(str(small_disk / "wal")), config, [0], {}, lambda records, n: None)
+    log = open_log(LogDirectory(str(small_disk / "wal")), config, held([0]), lambda records, n: None, lambda: 1)
     assert propose(log, [(0, b"before")])
     ballast = small_disk / "ballast"
     ballast.write_bytes(bytes(11 * MIB))
@@ -103,12 +103,12 @@ def test_a_full_disk_refuses_writes_keeps_the_reserve_and_recovers(small_disk: P
 def test_writes_go_on_after_the_reserve_was_used_up(small_disk: Path) -> None:
     """No room for the next segment: the append in flight waits, and is written when there is room."""
     config = LogConfig("thread", True, 2 * MIB, 1 * MIB, floor_bytes=0)
-    log = open_log(LogDirectory(str(small_disk / "wal")), config, [0], {}, lambda records, n: None)
+    log = open_log(LogDirectory(str(small_disk / "wal")), config, held([0]), lambda records, n: None, lambda: 1)
     free = os.statvfs(small_disk)
     wanted = free.f_bavail * free.f_frsize
     ballast = small_disk / "ballast"
     ballast.write_bytes(bytes(max(0, wanted - 2 * MIB)))
-    array, keep = wal.records_array([Record(0, 0, data=bytes(900_000))])
+    array, keep = wal.records_array([Record(wal.ENTRY, 0, kind=wal.DATA, data=bytes(900_000))])
     n = 0
     while log.inflight_us() < 300_000:  # an append that waits this long waits for room
         if not log.busy:
@@ -118,7 +118,7 @@ def test_writes_go_on_after_the_reserve_was_used_up(small_disk: Path) -> None:
     ballast.unlink()
     while log.busy:
         log.reap()
-    assert log.last(0) == (n, 1)
+    assert log.last(0) == (n + 1, 1)
     del keep
     log.close(mark=True)
 
@@ -128,22 +128,22 @@ def test_a_crash_does_not_cost_another_file_full_of_zeros(tmp_path: Path) -> Non
     config = LogConfig("auto", True, 2 * MIB, 1 * MIB, floor_bytes=0)
     made = []
     for life in range(1, 4):
-        log = open_log(LogDirectory(str(tmp_path)), config, [0], {}, lambda records, n: None)
-        assert propose(log, [(0, b"x")]) == [(0, life, life)]
+        log = open_log(LogDirectory(str(tmp_path)), config, held([0]), lambda records, n: None, lambda: 1)
+        assert propose(log, [(0, b"x")]) == [(0, 2 * life, 2 * life)]
         ready = tmp_path / f"wal-{life + 1:016d}"
         while not ready.exists():  # the test's own time limit is the deadline
             pass
         made.append(ready.stat().st_ino)
         log.close(mark=False)
     assert len(set(made)) == 1
-    log = open_log(LogDirectory(str(tmp_path)), config, [0], {}, lambda records, n: None)
-    assert log.last(0) == (3, 1)
+    log = open_log(LogDirectory(str(tmp_path)), config, held([0]), lambda records, n: None, lambda: 1)
+    assert log.last(0) == (7, 4)
     log.close(mark=True)
 
 
 def test_many_small_turns_come_back_in_batches(tmp_path: Path) -> None:
     config = LogConfig("auto", False, 64 * MIB, 64 * MIB, floor_bytes=0)
-    log = open_log(LogDirectory(str(tmp_path)), config, [0, 1, 2, 3], {}, lambda records, n: None)
+    log = open_log(LogDirectory(str(tmp_path)), config, held([0, 1, 2, 3]), lambda records, n: None, lambda: 1)
     for i in range(3000):
         propose(log, [(group, b"%d" % i) for group in range(4)])
     log.close(mark=False)
@@ -156,7 +156,7 @@ def test_many_small_turns_come_back_in_batches(tmp_path: Path) -> None:
             assert records[i].index == seen[records[i].group] + 1
             seen[records[i].group] += 1
 
-    log = open_log(LogDirectory(str(tmp_path)), config, [0, 1, 2, 3], {}, apply)
+    log = open_log(LogDirectory(str(tmp_path)), config, held([0, 1, 2, 3]), apply, lambda: 1)
     log.close(mark=True)
-    assert seen == dict.fromkeys(range(4), 3000)
-    assert len(calls) <= 4
+    assert seen == dict.fromkeys(range(4), 3002)  # and each term's first
+    assert len(calls) <= 4 + 4

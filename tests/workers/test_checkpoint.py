@@ -35,6 +35,9 @@ class FakeLog:
     def nospace(self) -> bool:
         return self.full
 
+    def carried(self, group: int) -> bytes:
+        return b"of %d" % group
+
     def compact(self, applied: dict[int, int]) -> None:
         self.compacted.append(applied)
 

@@ -36,6 +36,9 @@ class KeptLog(Protocol):
     def nospace(self) -> bool:
         """The disk is below its floor of free space."""
 
+    def carried(self, group: int) -> bytes:
+        """What the checkpoint must hold of the group beside its rows: its configuration, term and vote."""
+
     def compact(self, applied: dict[int, int]) -> None:
         """A durable checkpoint holds each group's entries up to applied[group]."""
 
@@ -85,7 +88,7 @@ class Checkpointer:
         cuts = []
         for group in self._groups:
             index, term = self._applied(group)
-            cuts.append(GroupCut(group, index, term, b""))
+            cuts.append(GroupCut(group, index, term, self._kept.carried(group)))
             self._cut[group] = index
         self._closed_cut = self._kept.closed_bytes()
         self._began_us = now_us

@@ -5,14 +5,16 @@ passed over where its vShard's rows hold it already (csrc/engine.h, replay). Wor
 """
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 from nodedb_node.config import GIB, StoreSection
 from nodedb_node.ids import Group
+from nodedb_node.multiraft.log import RaftLog
+from nodedb_node.multiraft.start import Held, LogConfig, open_directory
 from nodedb_node.native.engine import Engine
 from nodedb_node.native.store import Store, StoreConfig
 from nodedb_node.routing.places import vshards_of_group
-from nodedb_node.storage.onevoter import LogConfig, OneVoterLog, open_directory
 from nodedb_node.supervisor import cgroup, child
 from nodedb_node.supervisor.boot import Boot
 from nodedb_node.supervisor.system import read_text
@@ -51,15 +53,22 @@ def memory_bytes_max(config: StoreSection, workers: int) -> int:
     return max(allowed // 2 // workers, 2 * config.dirty_bytes_max)
 
 
-def open_log(boot: Boot, groups: list[Group], store: Store, engine: Engine, sync_us: Any) -> OneVoterLog:
+def open_log(
+    boot: Boot, groups: list[Group], store: Store, engine: Engine, now_us: Callable[[], int], sync_us: Any
+) -> RaftLog:
     """The worker's log, ready to write, with everything it holds applied to the rows."""
-    applied = {}
+    held = {}
     for group in groups:
         header = store.group(group)
-        applied[int(group)] = header.applied_index
+        held[int(group)] = Held(header.applied_index, header.applied_term, header.state)
         engine.set_applied(group, header.applied_index, header.applied_term)
     path = os.path.join(boot.worker_dir, "wal")
     os.makedirs(path, exist_ok=True)
     wal = boot.config.wal
-    config = LogConfig(backend=wal.backend, segment_bytes=wal.segment_bytes, floor_bytes=wal.floor_bytes)
-    return open_directory(path, config, [int(group) for group in groups], applied, engine.replay, sync_us)
+    config = LogConfig(
+        backend=wal.backend,
+        segment_bytes=wal.segment_bytes,
+        floor_bytes=wal.floor_bytes,
+        generation=max(1, boot.generation + (boot.node_generation << 16)),
+    )
+    return open_directory(path, config, held, engine.replay, now_us, sync_us)
