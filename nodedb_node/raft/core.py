@@ -248,9 +248,8 @@ class Raft(State):
         """The only member, leading, with nothing in flight: a quorum of one, of whose entries nobody else asks."""
         if self.role != Role.LEADER or len(self.members) != 1 or self.send_list or not self.voter_self:
             return False
-        if self.halted or self.changed or self.reads or self.transfer_to != NOBODY:
-            return False
-        return self.own_committed and self.delivered == self.log.last_index
+        busy = self.changed or self.reads or self.transfer_to != NOBODY
+        return not (busy or self.halted) and self.own_committed and self.delivered == self.log.last_index
 
     def settle(self, index: LogIndex) -> None:
         """The owner appended entries of this term up to index by itself, and they are durable and applied. They are
