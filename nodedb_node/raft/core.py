@@ -246,7 +246,7 @@ class Raft(State):
 
     def is_alone(self) -> bool:
         """The only member, leading, with nothing in flight: a quorum of one, of whose entries nobody else asks."""
-        if self.role != Role.LEADER or len(self.members) != 1 or self.send_list or not self.voter_self:
+        if self.role is not LEADER or len(self.members) != 1 or self.send_list or not self.voter_self:
             return False
         busy = self.changed or self.reads or self.transfer_to != NOBODY
         return not (busy or self.halted) and self.own_committed and self.delivered == self.log.last_index
