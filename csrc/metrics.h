@@ -15,6 +15,12 @@ typedef struct nd_hist {
     uint64_t bucket[128];
 } nd_hist;
 
+/* One Raft group as the process that holds a replica of it sees it; words of nodedb_node/multiraft/messages.py. */
+typedef struct nd_group_row {
+    uint64_t held;                /* 1 = a replica is here */
+    uint64_t role, term, leader, commit, applied, last, reason;
+} nd_group_row;
+
 typedef struct nd_metrics {
     uint64_t generation;          /* of the process */
     uint64_t pid;
@@ -43,6 +49,7 @@ typedef struct nd_metrics {
     nd_hist loop_stall_us;        /* lateness of a timer, see timer.h */
     nd_hist checkpoint_ms;
     nd_hist ring_depth_bytes;
+    nd_group_row groups[ND_GROUPS_MAX];
 } nd_metrics;
 /* cffi:end */
 

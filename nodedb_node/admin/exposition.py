@@ -18,7 +18,14 @@ from nodedb_node.admin import registry
 from nodedb_node.admin.facts import NodeFacts, PeerFacts, ProcessFacts, State
 from nodedb_node.admin.loops import LoopMetrics
 from nodedb_node.admin.readiness import readiness
-from nodedb_node.native.metrics import Histogram, bucket_of, bucket_start
+from nodedb_node.multiraft.messages import Reason
+from nodedb_node.native.metrics import GroupRow, Histogram, bucket_of, bucket_start
+from nodedb_node.raft.messages import Role
+
+GROUP_COUNTS: dict[str, Callable[[GroupRow], bool]] = {
+    "led": lambda row: row.role == Role.LEADER,
+    "stuck": lambda row: row.reason not in (Reason.MOVES, Reason.APPLYING),
+}
 
 Samples = Iterable[tuple[list[str], float]]
 
@@ -52,6 +59,7 @@ def families(facts: NodeFacts, loops: tuple[LoopMetrics, ...]) -> Iterator[Metri
             yield _histogram(metric, facts.workers)
         else:
             yield _simple(metric, _worker_samples(metric, facts.workers))
+    yield from _groups(facts)
     yield _simple(registry.LOOP_RUNS, (([loop.name], loop.runs) for loop in loops))
     yield _simple(registry.LOOP_SECONDS, (([loop.name], loop.seconds) for loop in loops))
     yield _simple(
@@ -84,6 +92,29 @@ def _peers(peers: PeerFacts) -> Iterator[Metric]:
         registry.PEER_TRUST_GENERATION: peers.trust_generation,
     }
     return (_simple(metric, [([], value)]) for metric, value in values.items())
+
+
+def _groups(facts: NodeFacts) -> Iterator[Metric]:
+    """Raft groups: sums per worker, and each by itself while they are few."""
+    for metric in registry.GROUP_SUMS:
+        counted = GROUP_COUNTS[metric.source]
+        yield _simple(
+            metric,
+            (
+                ([str(worker.worker)], sum(counted(row) for row in worker.counters.groups.values()))
+                for worker in facts.workers
+            ),
+        )
+    shown = facts.workers if facts.groups <= registry.GROUPS_SHOWN_MAX else ()
+    for metric in registry.GROUP_METRICS:
+        yield _simple(
+            metric,
+            (
+                ([str(worker.worker), str(group)], getattr(row, metric.source))
+                for worker in shown
+                for group, row in worker.counters.groups.items()
+            ),
+        )
 
 
 def _simple(metric: registry.Metric, samples: Samples) -> Metric:

@@ -265,6 +265,34 @@ PEER_METRICS: tuple[Metric, ...] = (
     PEER_TRUST_GENERATION,
 )
 
+GROUP = ("core", "group")
+GROUPS_SHOWN_MAX = 128  # of a node; with more only the sums per worker are exposed
+
+
+def _group(name: str, source: str, unit: str, text: str) -> Metric:
+    return Metric(
+        name="group_" + name,
+        kind=Kind.GAUGE,
+        unit=unit,
+        help=f"{text} Not exposed above {GROUPS_SHOWN_MAX} groups.",
+        source=source,
+        labels=GROUP,
+    )
+
+
+GROUP_METRICS: tuple[Metric, ...] = (
+    _group("role", "role", "1", "Of the replica here: 0 follower, 1 asks for votes in advance, 2 candidate, 3 leader."),
+    _group("term", "term", "1", "Raft term."),
+    _group("leader", "leader", "1", "Number of the node that leads the group, 0 = not known."),
+    _group("commit_index", "commit", "entries", "Entries of the group's log known to be committed."),
+    _group("applied_index", "applied", "entries", "Entries of the group's log applied here."),
+    _group("last_index", "last", "entries", "Entries of the group's log here."),
+)
+
+GROUPS_LED = _level("groups_led", "led", "groups", "Raft groups that this worker leads.")
+GROUPS_STUCK = _level("groups_stuck", "stuck", "groups", "Raft groups here that do not move: no leader, or worse.")
+GROUP_SUMS: tuple[Metric, ...] = (GROUPS_LED, GROUPS_STUCK)
+
 LOOP = ("loop",)
 LOOP_RUNS = Metric(
     name="loop_runs",
@@ -322,4 +350,7 @@ LANE_METRICS: tuple[Metric, ...] = (
 
 LOOP_METRICS: tuple[Metric, ...] = (LOOP_RUNS, LOOP_SECONDS, LOOP_ERRORS)
 
-ALL: tuple[Metric, ...] = NODE_METRICS + PEER_METRICS + PROCESS_METRICS + LANE_METRICS + WORKER_METRICS + LOOP_METRICS
+ALL: tuple[Metric, ...] = (
+    *(*NODE_METRICS, *PEER_METRICS, *PROCESS_METRICS, *LANE_METRICS, *WORKER_METRICS),
+    *(*GROUP_SUMS, *GROUP_METRICS, *LOOP_METRICS),
+)

@@ -13,7 +13,9 @@ from msgspec import Struct
 
 from nodedb_node.admin.facts import NodeFacts, PeerFacts, ProcessFacts, State, Usage
 from nodedb_node.admin.readiness import Check, readiness
+from nodedb_node.multiraft.messages import REASON_TEXT, Reason
 from nodedb_node.native.metrics import Histogram
+from nodedb_node.raft.messages import Role
 from nodedb_node.transport.board import LaneBoard
 from nodedb_node.transport.lane import LaneStatus
 
@@ -78,6 +80,21 @@ class Lane(Struct, frozen=True, kw_only=True):
     peers: tuple[LaneStatus, ...]
 
 
+class Group(Struct, frozen=True, kw_only=True):
+    """One Raft group as the worker that holds its replica sees it. `leader` is a node's number, 0 = not known;
+    `reason` says why it does not move, empty = it does."""
+
+    group: int
+    worker: int
+    role: str
+    term: int
+    leader: int
+    commit: int
+    applied: int
+    last: int
+    reason: str
+
+
 class Limiting(Struct, frozen=True):
     """What bounds the node now; `name` is stable, `detail` is for people."""
 
@@ -113,6 +130,7 @@ class Document(Struct, frozen=True, kw_only=True):
     processes: tuple[Process, ...]
     workers: tuple[Worker, ...]
     lanes: tuple[Lane, ...] = ()
+    replicas: tuple[Group, ...]
 
 
 def document(now: NodeFacts, earlier: NodeFacts | None) -> Document:
@@ -148,6 +166,7 @@ def document(now: NodeFacts, earlier: NodeFacts | None) -> Document:
         processes=tuple(_process(process) for process in now.processes),
         workers=tuple(_worker(worker, previous, interval) for worker, previous in pairs),
         lanes=tuple(_lane(name, board, now) for name, board in now.lanes),
+        replicas=tuple(group for worker in now.workers for group in _replicas(worker)),
     )
 
 
@@ -165,6 +184,22 @@ def _lane(name: str, board: LaneBoard, now: NodeFacts) -> Lane:
         refused_peers=values["lane_refused_peers"],
         peers=board.lanes,
     )
+
+
+def _replicas(worker: ProcessFacts) -> Iterator[Group]:
+    assert worker.worker is not None
+    for group, row in worker.counters.groups.items():
+        yield Group(
+            group=group,
+            worker=worker.worker,
+            role=Role(row.role).name.lower(),
+            term=row.term,
+            leader=row.leader,
+            commit=row.commit,
+            applied=row.applied,
+            last=row.last,
+            reason=REASON_TEXT[Reason(row.reason)],
+        )
 
 
 def _process(process: ProcessFacts) -> Process:

@@ -33,8 +33,11 @@ ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 @click.option("--http", "address", metavar="HOST:PORT", help="where the node serves HTTP (default 127.0.0.1:6480)")
 @click.option("--token-file", metavar="FILE", help="the admin token, for a node elsewhere (default: the node's own)")
 @click.option("--ca", metavar="FILE", help="ask by HTTPS and trust this authority, or this certificate itself")
+@click.option("--groups", is_flag=True, help="each Raft group")
 @click.option("--json", "as_json", is_flag=True, help="the whole status document")
-def command(config_file: str | None, address: str | None, token_file: str | None, ca: str | None, as_json: bool) -> int:
+def command(
+    config_file: str | None, address: str | None, token_file: str | None, ca: str | None, groups: bool, as_json: bool
+) -> int:
     """What a running node is doing. Exit code 69 when none answers."""
     config = load_config(config_file, {})
     host, port = parse(address) if address else configured(config)
@@ -48,7 +51,7 @@ def command(config_file: str | None, address: str | None, token_file: str | None
     except msgspec.DecodeError as error:
         line = f"{host}:{port} answers, but not with a status this version knows ({error}); try --json"
         raise StartError(Exit.UNAVAILABLE, line) from error
-    for line in lines(document):
+    for line in (*lines(document), *(group_lines(document) if groups else ())):
         click.echo(line)
     return Exit.OK.value
 
@@ -133,6 +136,13 @@ def lines(document: Document) -> Iterator[str]:
         peers = [(lane.process, peer) for lane in document.lanes for peer in lane.peers]
         if peers:
             yield from table(PEER_COLUMNS, (peer_row(process, peer) for process, peer in peers))
+
+
+    led = sum(group.role == "leader" for group in document.replicas)
+    term = max((group.term for group in document.replicas), default=0)
+    yield ""
+    yield f"{len(document.replicas)} groups here, {led} led, newest term {term}"
+    yield from (f"group {group.group}: {group.reason}" for group in document.replicas if group.reason)
     if document.interval_seconds is not None:
         yield f"rates over the last {document.interval_seconds:.0f} s; quantiles since the process started"
 
@@ -145,6 +155,15 @@ def security(facts: PeerFacts) -> str:
         return "peers mtls, no certificate yet"
     ends = datetime.datetime.fromtimestamp(facts.certificate_not_after_s, datetime.UTC)
     return f"peers mtls, certificate ends {ends:%Y-%m-%d}, trust generation {facts.trust_generation}"
+
+
+def group_lines(document: Document) -> Iterator[str]:
+    """Each group."""
+    yield ""
+    yield from table(
+        ("group", "worker", "role", "term", "leader", "commit", "applied", "last", ""),
+        (tuple(str(value) for value in msgspec.structs.astuple(group)) for group in document.replicas),
+    )
 
 
 PROCESS_COLUMNS = ("process", "state", "pid", "restarts", "cores", "cpu s", "rss", "pss", "last turn")

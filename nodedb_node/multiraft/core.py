@@ -25,6 +25,7 @@ from nodedb_node.multiraft.messages import (
     LaneHeartbeat,
     LaneMessage,
     Outcome,
+    Reason,
     Turn,
 )
 from nodedb_node.multiraft.watchers import Watchers
@@ -493,16 +494,16 @@ class MultiRaft:
         position = (raft.role, raft.term, raft.leader, raft.commit, raft.applied, last)
         return GroupStatus(group, *position, lag, self._reason(raft))
 
-    def _reason(self, raft: Raft) -> str:
+    def _reason(self, raft: Raft) -> Reason:
         if raft.halted:
-            return "halted: see the log"
+            return Reason.HALTED
         if raft.quarantine:
-            return "quarantined: damaged data is being refilled by its leader"
+            return Reason.QUARANTINED
         if raft.leader == NOBODY:
-            return "no leader"
+            return Reason.NO_LEADER
         if self._stalled:
-            return "the disk does not answer"
-        return "applying" if raft.applied < raft.commit else ""
+            return Reason.DISK
+        return Reason.APPLYING if raft.applied < raft.commit else Reason.MOVES
 
 
 class _Gathered:

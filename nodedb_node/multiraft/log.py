@@ -30,6 +30,7 @@ from nodedb_node.storage.segments import SegmentBook
 
 SLOW_APPEND_US = 1_000_000
 END_WAIT_MS = 30_000
+FIGURE_GROUPS = 16  # whose figures are copied at a time
 
 Apply = Callable[[Any, int], None]
 
@@ -79,6 +80,7 @@ class RaftLog:
         self._marks: dict[GroupId, Position] = {}  # in the append in flight
         self._dead_before = 0  # once the append in flight is durable
         self._slow_told = False
+        self._figure = 0  # the group whose figures were copied last
 
     def lead(self) -> None:
         """A sole voter waits for no one: the first term's records are written before this returns."""
@@ -362,6 +364,18 @@ class RaftLog:
         metrics.wal_segments = stats.segments
         metrics.wal_segment_bytes = self._segments.bytes + stats.segment_bytes
         metrics.nospace = stats.nospace
+        self._copy_groups(metrics.groups)
+
+    def _copy_groups(self, rows: Any) -> None:
+        """Some groups at a time, so that many of them cost no more than a few."""
+        if self._own_turn is None:
+            self._settle()
+        for _ in range(min(FIGURE_GROUPS, len(self._groups))):
+            self._figure = (self._figure + 1) % len(self._groups)
+            found = self._multi.status(self._groups[self._figure])
+            row = rows[found.group]
+            row.role, row.term, row.leader, row.reason = found.role, found.term, found.leader, found.reason
+            row.commit, row.applied, row.last, row.held = found.commit, found.applied, found.last, 1
 
     def close(self, mark: bool) -> None:
         """mark: everything written is durable and a clean end is written; without it the next start recovers."""

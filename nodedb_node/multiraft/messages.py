@@ -102,6 +102,27 @@ class Turn(msgspec.Struct, frozen=True, gc=False):
     waits: Sequence[tuple[Any, Outcome]]  # by what was given to wait()
 
 
+class Reason(IntEnum):
+    """Why a group does not move."""
+
+    MOVES = 0
+    HALTED = 1
+    QUARANTINED = 2
+    NO_LEADER = 3
+    DISK = 4
+    APPLYING = 5
+
+
+REASON_TEXT = {
+    Reason.MOVES: "",
+    Reason.HALTED: "halted: an impossible message or an unknown entry, see the node's log",
+    Reason.QUARANTINED: "quarantined: damaged data is being refilled by the leader",
+    Reason.NO_LEADER: "no leader",
+    Reason.DISK: "the disk does not answer",
+    Reason.APPLYING: "committed entries wait to be applied",
+}
+
+
 class GroupStatus(msgspec.Struct, frozen=True):
     """What a status page says of a group here."""
 
@@ -113,4 +134,4 @@ class GroupStatus(msgspec.Struct, frozen=True):
     applied: LogIndex
     last: LogIndex
     lag: dict[NodeNumber, int]  # leader: entries that each member has not acknowledged
-    reason: str  # why it does not move; empty = it does
+    reason: Reason

@@ -15,12 +15,16 @@ from nodedb_node._native import ffi
 
 _BLOCK = ffi.typeof("nd_metrics")
 _HISTOGRAM = ffi.typeof("nd_hist")
+_WORD = ffi.typeof("uint64_t")
+_GROUP = ffi.typeof("nd_group_row")
 
 BLOCK_BYTES: int = ffi.sizeof(_BLOCK)
-WORDS: Mapping[str, int] = {name: field.offset for name, field in _BLOCK.fields if field.type is not _HISTOGRAM}
+WORDS: Mapping[str, int] = {name: field.offset for name, field in _BLOCK.fields if field.type is _WORD}
 HISTOGRAMS: Mapping[str, int] = {name: field.offset for name, field in _BLOCK.fields if field.type is _HISTOGRAM}
 _BLOCK_WORDS = struct.Struct(f"={BLOCK_BYTES // 8}Q")
 _HISTOGRAM_WORDS: int = ffi.sizeof(_HISTOGRAM) // 8
+_GROUPS_AT: int = next(field.offset for name, field in _BLOCK.fields if name == "groups") // 8
+_GROUP_WORDS: int = ffi.sizeof(_GROUP) // 8
 
 
 STEPS = 4  # buckets per power of two
@@ -64,11 +68,24 @@ class Histogram(Struct, frozen=True):
         return 0
 
 
+class GroupRow(Struct, frozen=True):
+    """A Raft group where a replica of it is; role and reason are numbers of multiraft.messages."""
+
+    role: int
+    term: int
+    leader: int
+    commit: int
+    applied: int
+    last: int
+    reason: int
+
+
 class Block(Struct, frozen=True):
     """One process's counters by the names of the header. Each word is whole; two words may be of different moments."""
 
     values: Mapping[str, int]
     histograms: Mapping[str, Histogram]
+    groups: Mapping[int, GroupRow] = {}
 
 
 def decode(raw: bytes | memoryview) -> Block:
@@ -79,4 +96,10 @@ def decode(raw: bytes | memoryview) -> Block:
     for name, offset in HISTOGRAMS.items():
         count, total, *buckets = words[offset // 8 : offset // 8 + _HISTOGRAM_WORDS]
         histograms[name] = Histogram(count, total, tuple(buckets))
-    return Block(values, histograms)
+    held = words[_GROUPS_AT :: _GROUP_WORDS]
+    groups = {}
+    for group, here in enumerate(held):
+        if here:
+            at = _GROUPS_AT + group * _GROUP_WORDS
+            groups[group] = GroupRow(*words[at + 1 : at + _GROUP_WORDS])
+    return Block(values, histograms, groups)

@@ -60,8 +60,9 @@ class Install:
             lib.nd_install_abort(self._handle)
 
     def write(self, data: Any, length: int) -> None:
-        """Rows as Cut.read gave them."""
-        check(lib.nd_install_chunk(self._handle, ffi.from_buffer("uint8_t[]", data), length), self._what)
+        """Rows as Cut.read gave them: the C buffer itself, or bytes."""
+        rows = data if isinstance(data, ffi.CData) else ffi.from_buffer("uint8_t[]", data)
+        check(lib.nd_install_chunk(self._handle, rows, length), self._what)
 
     def commit(self, seal: Seal) -> None:
         """OSError EBADMSG: the rows are not what the seal says, and nothing was switched."""

@@ -6,9 +6,13 @@ from typing import Any
 import msgspec
 
 from nodedb_node.admin.facts import Disk, Limits, NodeFacts, ProcessFacts, State, Usage
-from nodedb_node.native.metrics import HISTOGRAMS, WORDS, Block, Histogram, bucket_of
+from nodedb_node.multiraft.messages import Reason
+from nodedb_node.native.metrics import HISTOGRAMS, WORDS, Block, GroupRow, Histogram, bucket_of
+from nodedb_node.raft.messages import Role
 
 MIB = 1 << 20
+LEADS = GroupRow(Role.LEADER, 4, 1, 90, 89, 91, Reason.MOVES)
+STUCK = GroupRow(Role.FOLLOWER, 5, 0, 7, 7, 9, Reason.NO_LEADER)
 EMPTY = Histogram(0, 0, (0,) * 128)
 
 
@@ -23,7 +27,8 @@ def histogram(*values: int) -> Histogram:
 def block(values: Mapping[str, int] | None = None, **histograms: Histogram) -> Block:
     healthy = {"wal_backend": 2, "ready": 1, "started_ms": 1_700_000_000_000} | dict(values or {})
     assert healthy.keys() <= WORDS.keys()
-    return Block(dict.fromkeys(WORDS, 0) | healthy, dict.fromkeys(HISTOGRAMS, EMPTY) | histograms)
+    groups = {0: LEADS, 3: STUCK}
+    return Block(dict.fromkeys(WORDS, 0) | healthy, dict.fromkeys(HISTOGRAMS, EMPTY) | histograms, groups)
 
 
 def process(number: int, **changes: Any) -> ProcessFacts:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable
 
+import msgspec
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import generate_latest
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
@@ -116,3 +117,11 @@ def test_a_disk_that_does_not_answer_leaves_its_sizes_out() -> None:
 def test_four_steps_expose_the_quarters_between_powers_of_two() -> None:
     found = cumulative(histogram(7, 8, 9, 10, 13, 16, 99), range(3, 5), 1.0, steps=4)
     assert found == [("8", 1), ("10", 3), ("12", 4), ("14", 5), ("16", 5), ("+Inf", 7)]
+def test_groups_are_summed_always_and_shown_one_by_one_while_they_are_few() -> None:
+    found = samples(families(node(), ()))
+    core = (("core", "1"),)
+    assert (found[("nodedb_groups_led", core)], found[("nodedb_groups_stuck", core)]) == (1, 1)
+    assert found[("nodedb_group_commit_index", (*core, ("group", "0")))] == 90
+    many = samples(families(msgspec.structs.replace(node(), groups=registry.GROUPS_SHOWN_MAX + 1), ()))
+    assert many[("nodedb_groups_led", core)] == 1
+    assert not [name for name, _ in many if name.startswith("nodedb_group_")]

@@ -26,6 +26,7 @@ PARTS = (
     ("Processes", registry.PROCESS_METRICS),
     ("Lanes: sessions with processes of other nodes", registry.LANE_METRICS),
     ("Workers", registry.WORKER_METRICS),
+    ("Raft groups", (*registry.GROUP_SUMS, *registry.GROUP_METRICS)),
     ("Loops of the control process", registry.LOOP_METRICS),
 )
 
