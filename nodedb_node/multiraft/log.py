@@ -30,7 +30,7 @@ from nodedb_node.storage.segments import SegmentBook
 
 SLOW_APPEND_US = 1_000_000
 END_WAIT_MS = 30_000
-FIGURE_GROUPS = 16  # whose figures are copied at a time
+FIGURE_GROUPS = 64  # whose figures are copied at a time
 
 Apply = Callable[[Any, int], None]
 
