@@ -79,8 +79,9 @@ class Raft(State):
     def __init__(self, config: GroupConfig, restored: Restored, contacts: Contacts, rng: Rng, now_us: Micros) -> None:
         super().__init__(config, restored, contacts, rng, now_us)
         membership.refresh(self)
-        if membership.is_sole_voter(self):
-            self.fence_us = 0  # it can have promised nothing to anyone
+        if membership.is_sole_voter(self) and self.config_watch == EVERYTHING:
+            # It can have promised nothing to anyone. Not yet committed, a leader outside may still rest on its promise.
+            self.fence_us = 0
             self.election_us = now_us
         else:
             roles.arm_election(self, now_us)
@@ -182,14 +183,14 @@ class Raft(State):
             election.on_lane_lost(self, now_us, peer, rank)
 
     def lane_exception(self, now_us: Micros, peer: NodeNumber, term: Term) -> None:
-        """A lane acknowledgement said: this group is not hosted (term 0) or at another term. A higher one deposes the
-        leader; a lower one means the member missed the leader's appends."""
+        """A lane acknowledgement said: this group is not hosted (term 0), at another term, or follows nobody. A higher
+        term deposes the leader; otherwise the member missed the leader's appends."""
         self.now_us = now_us
         if self.halted:
             return
         if term > self.term:
             roles.become_follower(self, now_us, term, NOBODY)
-        elif term < self.term and self.role is LEADER and peer in self.peers:
+        elif self.role is LEADER and peer in self.peers and not self.peers[peer].inflight:
             replication.probe(self, now_us, self.peers[peer])
 
     def unreachable(self, peer: NodeNumber) -> None:

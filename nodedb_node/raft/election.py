@@ -35,11 +35,13 @@ def on_election_timeout(state: State, now_us: Micros) -> None:
     if state.removed:
         state.election_us = NEVER
         return
-    if state.role is FOLLOWER and state.leader != NOBODY:
-        heard_us = state.contacts.heard_us(state.leader)
-        if heard_us and heard_us + config.election_min_us > now_us:
-            state.election_us = NEVER  # its lane lives and covers this group; lane_lost tells when not
-            return
+    leader = _heard_leader(state, now_us)
+    if leader != NOBODY:
+        if state.leader != leader:
+            mark("raft-leader-known-by-lane")
+            roles.become_follower(state, now_us, state.term, leader)
+        state.election_us = NEVER  # its lane lives and covers this group; lane_lost tells when not
+        return
     if state.quarantine or not membership.may_campaign(state):
         state.election_us = now_us + config.election_max_us
         return
@@ -50,6 +52,13 @@ def on_election_timeout(state: State, now_us: Micros) -> None:
         state.election_us = free_us + state.rng.randrange(0, spread_us)
         return
     begin_pre_election(state, now_us)
+
+
+def _heard_leader(state: State, now_us: Micros) -> NodeNumber:
+    """Who leads this term as its lane says: a replica that came back to an idle group hears nothing else of it."""
+    since_us = now_us - state.config.election_min_us
+    candidates = [state.leader] if state.leader != NOBODY else list(state.members)
+    return next((node for node in candidates if max(0, since_us) < state.contacts.heard_us(node)), NOBODY)
 
 
 def campaign(state: State, now_us: Micros) -> Refusal | None:

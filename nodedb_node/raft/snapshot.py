@@ -130,9 +130,8 @@ def snapshot_installed(state: State, now_us: Micros, offer: InstallSnapshot) -> 
     index, term = offer.snapshot_index, offer.snapshot_term
     if index > state.commit:
         _install(state, offer)
-    assert state.commit >= index
-    if term <= state.term:
-        send_response(state, offer, True)
+    assert state.commit >= index and state.term >= term
+    send_response(state, offer, True)
 
 
 def _install(state: State, offer: InstallSnapshot) -> None:
