@@ -93,10 +93,12 @@ class Raft(State):
         self.now_us = now_us
         if self.halted:
             return
-        handler = HANDLERS.get(type(message))
+        handler, sender = HANDLERS.get(type(message)), message.sender
         if handler is None or message.receiver != self.node or message.receiver_replica != self.replica:
             self.drop("foreign")
-        elif self.members.get(message.sender, message.sender_replica) > message.sender_replica:
+        elif sender == self.node or sender <= NOBODY:
+            self.drop("from-nobody")
+        elif self.members.get(sender, message.sender_replica) > message.sender_replica:
             self.drop("replaced-replica")
         else:
             handler(self, now_us, message)

@@ -184,12 +184,12 @@ def _measure_round(state: State, now_us: Micros, peer: Progress) -> None:
     (thesis, 4.2.1)."""
     if peer.caught_up or peer.match < peer.round_end:
         return
-    peer.rounds += 1
-    if now_us - peer.round_us <= state.config.election_min_us and peer.match >= state.noop_index:
+    last = state.log.last_index
+    quick = now_us - peer.round_us <= state.config.election_min_us
+    peer.rounds, peer.round_end, peer.round_us = peer.rounds + 1, last, now_us
+    if peer.match >= state.noop_index and (quick or peer.match == last):  # nothing left: the next round takes no time
         peer.caught_up = True
         state.emit(CaughtUp(peer.node))
-        return
-    peer.round_end, peer.round_us = state.log.last_index, now_us
 
 
 def _maybe_forget(state: State, peer: Progress) -> None:

@@ -258,15 +258,23 @@ class Group:
     def flush(self) -> None:
         """Take and persist until nobody has anything more to say by itself."""
         for node, replica in self.replicas.items():
-            while replica.alive and self.take(node):
-                if not replica.disk_stopped:
-                    self.persist(node)
+            while replica.alive and (self.take(node) or replica.unsynced):
+                if replica.disk_stopped:
+                    break
+                self.persist(node)
 
     def deliver(self, message: Message) -> None:
         replica = self.replicas.get(message.receiver)
         if replica is not None and replica.alive:
             replica.raft.step(self.now_us, message)
             self.check(message.receiver)
+
+    def exchange(self) -> None:
+        """Flush, and deliver what is on its way once."""
+        self.flush()
+        held, self.network = self.network, []
+        for message in held:
+            self.deliver(message)
 
     def settle(self, rounds: int = 200) -> None:
         """Flush and deliver in order until the network is empty."""

@@ -1,0 +1,636 @@
+"""What went wrong in another implementation (a study of its behaviour is where the list comes from), and may not here.
+
+Stale answers believed, acknowledgements of what was never compared, entries delivered twice, snapshots without bytes,
+memberships that strand a group: each test names the defect and shows the case that exposed it.
+"""
+
+import msgspec
+import pytest
+
+from nodedb_node.ids import GroupId, NodeNumber
+from nodedb_node.raft.messages import (
+    AppendEntries,
+    AppendResponse,
+    BadChange,
+    ChangePending,
+    ConfigChange,
+    Entry,
+    Halted,
+    NotCaughtUp,
+    NotLeader,
+    NotReady,
+    QuarantineMark,
+    Removed,
+    ReplicaId,
+    Role,
+    SnapshotOffered,
+    SnapshotResponse,
+    VoteResponse,
+)
+from tests.raft.group import MS, Group
+from tests.raft.test_thesis import answer, appended, fresh, offer_of, vote_request
+
+FOUNDER = ReplicaId(0)
+
+
+def header(sender: int, receiver: int, term: int) -> tuple[GroupId, NodeNumber, ReplicaId, NodeNumber, ReplicaId, int]:
+    return (GroupId(1), NodeNumber(sender), FOUNDER, NodeNumber(receiver), FOUNDER, term)
+
+
+# ---- stale answers ----
+
+
+def test_a_vote_of_an_older_term_does_not_elect() -> None:
+    group = fresh()
+    group[1].campaign(group.now_us)
+    group.exchange()
+    group.exchange()
+    group.flush()
+    assert (group[1].role, group[1].term) == (Role.CANDIDATE, 1)
+    old = VoteResponse(*header(2, 1, 1), group[1].request, False, True)
+    group.network.clear()
+    group.now_us += 5000 * MS
+    group[1].campaign(group.now_us)
+    group[1].step(group.now_us, VoteResponse(*header(2, 1, 1), group[1].request, True, True))
+    assert (group[1].role, group[1].term) == (Role.CANDIDATE, 2)
+    for stale in (old, msgspec.structs.replace(old, request=group[1].request)):
+        group[1].step(group.now_us, stale)
+        assert group[1].role == Role.CANDIDATE
+
+
+def test_an_acknowledgement_of_an_older_term_does_not_commit() -> None:
+    group = Group(3)
+    group.elect(1)
+    group.cut |= {(1, 2), (1, 3)}
+    for item in "abcd":
+        group.propose(1, item)
+    group.settle()
+    old = AppendResponse(*header(2, 1, 1), group[1].peers[NodeNumber(2)].request, True, 5)
+    group.crash(1)
+    group.restart(1)
+    group.cut.clear()
+    group.now_us += 5000 * MS
+    group[1].campaign(group.now_us)
+    while group[1].role != Role.LEADER:
+        group.exchange()
+    group.flush()
+    for request in range(10):
+        group[1].step(group.now_us, msgspec.structs.replace(old, request=request))
+    group.flush()
+    assert group[1].commit == 0 and group[1].peers[NodeNumber(2)].match == 0
+
+
+def test_an_answer_to_a_request_never_made_is_dropped() -> None:
+    group = Group(3)
+    group.elect(1)
+    group.propose(1, "a")
+    group.flush()
+    before, drops = group[1].peers[NodeNumber(2)].match, group[1].drops
+    for request in (0, 999):
+        group[1].step(group.now_us, AppendResponse(*header(2, 1, 1), request, True, 2))
+    assert group[1].peers[NodeNumber(2)].match == before and group[1].drops == drops + 2
+
+
+def test_an_answer_of_a_member_s_earlier_process_is_dropped() -> None:
+    group = Group(3)
+    group.elect(1)
+    group.propose(1, "a")
+    group.flush()
+    request = group[1].peers[NodeNumber(2)].request
+    group[1].peer_restarted(group.now_us, NodeNumber(2))
+    group[1].step(group.now_us, AppendResponse(*header(2, 1, 1), request, True, 2))
+    assert group[1].peers[NodeNumber(2)].match == 0
+
+
+def test_a_stale_refusal_does_not_move_next_back() -> None:
+    group = Group(3)
+    group.elect(1)
+    group.propose(1, "a")
+    group.settle()
+    peer = group[1].peers[NodeNumber(2)]
+    before = (peer.match, peer.next)
+    for request in range(peer.request + 1):
+        group[1].step(group.now_us, AppendResponse(*header(2, 1, 1), request, False, 1, 0, 1))
+    assert (peer.match, peer.next) == before
+
+
+# ---- what an answer says ----
+
+
+def test_an_acknowledgement_names_what_was_compared_not_the_own_end() -> None:
+    """A batch that matches a prefix: three entries behind it are of another history."""
+    group = fresh()
+    answer(group, 3, appended(1, 3, 2, (0, 0), [1, 2, 2, 2]))
+    reply = answer(group, 3, appended(2, 3, 3, (0, 0), [1], commit=4))
+    assert (reply.ok, reply.index) == (True, 1)
+    assert group[3].commit == 1, "the leader's commit says nothing of entries it has not sent"
+    assert group[3].log.last_index == 4
+
+
+def test_a_heartbeat_acknowledges_no_more_than_its_previous_entry() -> None:
+    group = fresh()
+    answer(group, 3, appended(1, 3, 2, (0, 0), [1, 2, 2, 2]))
+    reply = answer(group, 3, appended(2, 3, 3, (1, 1), [], commit=4))
+    assert (reply.ok, reply.index, group[3].commit) == (True, 1, 1)
+
+
+def test_entries_are_delivered_once_when_commit_moves_twice_before_a_turn() -> None:
+    group = Group(3)
+    group.elect(1)
+    group.cut |= {(2, 1), (3, 1)}
+    for item in "ab":
+        group.propose(1, item)
+        group.settle()
+    raft = group[1]
+    for index in (2, 3):
+        raft.step(group.now_us, AppendResponse(*header(2, 1, 1), raft.peers[NodeNumber(2)].request, True, index))
+    ready = raft.take_ready()
+    assert ready is not None and ready.committed == (2, 3)
+    following = [ready.committed for ready in (raft.take_ready(), raft.take_ready()) if ready is not None]
+    assert following == [None] * len(following)
+
+
+def test_delivery_goes_on_behind_the_durable_applied_index_after_a_restart() -> None:
+    group = Group(3)
+    group.elect(1)
+    for item in "abc":
+        group.propose(1, item)
+    group.settle()
+    group.replicas[3].disk.applied = 2
+    group.crash(3)
+    group.restart(3)
+    group.run(500 * MS)
+    first = next(ready.committed for ready in group.replicas[3].log if ready.committed)
+    assert first[0] == 3 and group.data(3) == ["a", "b", "c"]
+
+
+def test_applied_does_not_go_back() -> None:
+    """A batch that was in flight while a snapshot was installed."""
+    group = Group(3)
+    group.elect(1)
+    group.cut |= {(1, 3)}
+    for item in "abcd":
+        group.propose(1, item)
+    group.settle()
+    offer_of(group, 1, 3, 5)
+    group[3].applied_to(1)
+    assert group[3].applied == 5
+    group.cut.clear()
+    group.propose(1, "e")
+    group.run(500 * MS)
+    assert group[3].commit == 6 and group[3].delivered == 6, "delivery goes on"
+
+
+# ---- snapshots ----
+
+
+def test_an_offer_alone_moves_nothing() -> None:
+    """Its bytes travel elsewhere: until the owner has them, applied stays."""
+    group = Group(3)
+    group.elect(1)
+    group.cut |= {(1, 3)}
+    for item in "abc":
+        group.propose(1, item)
+    group.settle()
+    group.replicas[1].disk.compact(4, group[1].configuration_at(4))
+    group[1].compacted(4)
+    group.cut.clear()
+    group.run(500 * MS)
+    assert group[1].offer_snapshot(group.now_us, NodeNumber(3), 4, 1) is None
+    group.settle()
+    assert (group[3].applied, group[3].commit, group[3].log.mark_index) == (1, 1, 0)
+    offer = next(event.offer for event in group.replicas[3].events if isinstance(event, SnapshotOffered))
+    sent = group[1].peers[NodeNumber(3)].request
+    group.run(1000 * MS)
+    assert group[1].peers[NodeNumber(3)].request == sent, "no append meanwhile"
+    group[3].snapshot_installed(group.now_us, offer)
+    group.settle()
+    assert (group[3].applied, group[1].peers[NodeNumber(3)].next) == (4, 5)
+
+
+def test_a_delayed_append_from_before_a_snapshot_does_not_corrupt_the_order() -> None:
+    group = Group(3)
+    group.elect(1)
+    late = appended(1, 3, 1, (0, 0), [1, 1])
+    for item in "abcdefg":
+        group.propose(1, item)
+    group.cut |= {(1, 3)}
+    group.settle()
+    group.cut.clear()
+    offer_of(group, 1, 3, 8)
+    reply = answer(group, 3, late)
+    assert (group[3].log.mark_index, group[3].log.last_index) == (8, 8)
+    assert (reply.ok, reply.index) == (True, 2), "all of it is committed here"
+
+
+def test_a_snapshot_that_drops_the_log_drops_its_configurations() -> None:
+    """Found by a random walk: the entry was gone, its configuration stayed in force."""
+    group = Group(5)
+    group.elect(1)
+    group.cut |= {(1, n) for n in (2, 4, 5)}
+    group.propose(1, "x")
+    group[1].propose_config(group.now_us, ConfigChange(add_learners=(NodeNumber(6),)))
+    group.settle()
+    assert group[3].configs[-1][0] == 3
+    group.crash(1)
+    group.cut = {(n, 3) for n in (2, 4, 5)} | {(3, n) for n in (2, 4, 5)}
+    group.elect(2)
+    offer_of(group, 2, 3, 2)
+    assert group[3].log.last_index == 2 and group[3].configs == [(0, group[2].configs[0][1])]
+
+
+def test_the_configuration_travels_in_the_snapshot() -> None:
+    group = Group(3)
+    group.elect(1)
+    group.cut |= {(1, 3)}
+    group[1].propose_config(group.now_us, ConfigChange(add_learners=(NodeNumber(4),)))
+    group.settle()
+    offer_of(group, 1, 3, 2)
+    assert group[3].configs == [(2, group[1].configs[-1][1])]
+    group.flush()
+    group.crash(3)
+    assert group.restart(3).raft.configs == [(2, group[1].configs[-1][1])]
+
+
+def test_an_old_leader_s_offer_is_refused_by_term() -> None:
+    group = Group(3)
+    group.elect(1)
+    raft = group[1]
+    group.elect(2)
+    offer = msgspec.structs.replace(
+        offer_made(group, 2, 3), sender=NodeNumber(1), term=1, snapshot_index=raft.log.last_index
+    )
+    reply = answer(group, 3, offer)
+    assert isinstance(reply, SnapshotResponse) and not reply.ok and reply.term == 2
+
+
+def offer_made(group: Group, leader: int, member: int):  # type: ignore[no-untyped-def]
+    from nodedb_node.raft import configuration as configurations
+    from nodedb_node.raft.messages import InstallSnapshot
+
+    raft = group[leader]
+    config = configurations.encode(raft.configs[-1][1])
+    return InstallSnapshot(*header(leader, member, raft.term), 1, 1, 1, 0, config)
+
+
+# ---- roles ----
+
+
+def test_stepping_down_in_the_same_term_keeps_the_vote() -> None:
+    group = fresh()
+    group[1].campaign(group.now_us)
+    group.exchange()
+    group.exchange()
+    assert group[1].role == Role.CANDIDATE
+    group[1].step(group.now_us, appended(2, 1, 1, (0, 0), [1]))
+    assert (group[1].role, group[1].term, group[1].vote) == (Role.FOLLOWER, 1, 1)
+    assert not answer(group, 1, vote_request(3, 1, 1, (9, 9))).granted
+
+
+def test_a_deposed_leader_does_not_name_itself() -> None:
+    group = Group(3)
+    group.elect(1)
+    group[1].step(group.now_us, AppendResponse(*header(2, 1, 7), 1, False, 1))
+    assert group.propose(1, "x") == NotLeader(NodeNumber(0))
+
+
+@pytest.mark.parametrize("victim", [1, 3])
+def test_a_second_leader_of_one_term_halts_the_group_not_the_worker(victim: int) -> None:
+    group = Group(3)
+    group.elect(1)
+    group.propose(1, "a")
+    group.deliver(appended(2, victim, 1, (1, 1), [1]))
+    ready = group[victim].take_ready()
+    assert ready is not None
+    (halted,) = (event for event in ready.events if isinstance(event, Halted))
+    assert "leads term 1" in halted.why and "log 0/0.." in halted.dump
+    assert not ready.after and not ready.free and ready.committed is None
+    assert isinstance(group.propose(victim, "b"), NotReady)
+    assert group[victim].next_deadline_us() is None
+    group.deliver(appended(1, victim, 9, (0, 0), [1]))
+    assert group[victim].term == 1 and group[victim].take_ready() is None
+
+
+def test_a_leader_that_contradicts_what_is_committed_halts_the_group() -> None:
+    group = Group(3)
+    group.elect(1)
+    group.propose(1, "a")
+    group.settle()
+    group.deliver(appended(2, 3, 4, (1, 1), [4]))
+    assert group[3].halted and group[3].log.term(2) == 1
+
+
+def test_an_unknown_kind_of_entry_stops_the_group_before_it_is_taken() -> None:
+    group = Group(3)
+    group.elect(1)
+    strange = msgspec.structs.replace(appended(1, 3, 1, (1, 1), [1]), entries=(Entry(1, 77, 1, b"?"),))
+    group.deliver(strange)
+    ready = group[3].take_ready()
+    assert ready is not None and not ready.records
+    assert "unknown kind 77" in next(event.why for event in ready.events if isinstance(event, Halted))
+
+
+def test_an_unknown_kind_in_the_own_log_stops_the_group_at_the_start() -> None:
+    group = Group(3)
+    group.replicas[1].disk.entries.append(Entry(1, 77, 1, b"?"))
+    group.crash(1)
+    assert group.restart(1).raft.halted
+
+
+def test_replicas_do_not_share_their_first_deadline() -> None:
+    group = Group(3)
+    assert len({group[node].next_deadline_us() for node in (1, 2, 3)}) == 3
+
+
+# ---- bounds ----
+
+
+def test_a_thousand_proposals_of_a_turn_are_one_append_per_member() -> None:
+    group = Group(3)
+    group.elect(1)
+    for number in range(1000):
+        group.propose(1, f"p{number}")
+    ready = group.take(1)
+    assert ready is not None and len(ready.free) == 2 and len(ready.records) == 1
+    group.settle()
+    assert group[3].commit == 1001
+
+
+def test_an_append_is_bounded_by_bytes_and_one_large_entry_still_travels() -> None:
+    group = Group(3, batch_bytes_max=100, inflight_bytes_max=200, inflight_messages_max=8)
+    group.elect(1)
+    for size in (60, 60, 500, 10):
+        group.propose(1, f"s{size}", size)
+    group.settle()
+    batches = [
+        m for ready in group.replicas[1].log for m in ready.free if isinstance(m, AppendEntries) and m.receiver == 2
+    ]
+    assert all(m.last_index - m.prev_index <= 1 for m in batches)
+    assert group.data(2) == ["s60", "s60", "s500", "s10"]
+
+
+def test_proposals_above_the_bound_are_refused_as_busy() -> None:
+    group = Group(3, uncommitted_bytes_max=1 << 20, inflight_bytes_max=1 << 20)
+    group.elect(1)
+    group.cut |= {(1, 2), (1, 3)}
+    results = [type(group.propose(1, "x", 300_000)).__name__ for _ in range(5)]
+    assert results == ["tuple", "tuple", "tuple", "Busy", "Busy"]
+
+
+def test_waiting_reads_are_bounded() -> None:
+    group = Group(3, reads_max=2, lease_us=0)
+    group.elect(1)
+    group.now_us += 10
+    assert [type(group[1].read(group.now_us, n)).__name__ for n in range(3)] == ["NoneType", "NoneType", "Busy"]
+
+
+# ---- membership ----
+
+
+def test_one_change_at_a_time_and_only_after_an_own_commit() -> None:
+    group = Group(3)
+    group.elect(1)
+    group.cut |= {(1, 2), (1, 3)}
+    assert isinstance(group[1].propose_config(group.now_us, ConfigChange(add_learners=(NodeNumber(4),))), tuple)
+    assert group[1].propose_config(group.now_us, ConfigChange(add_learners=(NodeNumber(5),))) == ChangePending(2)
+    other = fresh()
+    other[1].campaign(other.now_us)
+    while other[1].role != Role.LEADER:
+        other.exchange()
+    assert isinstance(other[1].propose_config(other.now_us, ConfigChange(add_learners=(NodeNumber(4),))), NotReady)
+
+
+def test_a_voter_cannot_come_in_directly() -> None:
+    group = Group(3)
+    group.elect(1)
+    assert isinstance(group[1].propose_config(group.now_us, ConfigChange(promote=(NodeNumber(4),))), BadChange)
+    group[1].propose_config(group.now_us, ConfigChange(add_learners=(NodeNumber(4),)))
+    group.settle()
+    promote = ConfigChange(promote=(NodeNumber(4),))
+    assert group[1].propose_config(group.now_us, promote) == NotCaughtUp(NodeNumber(4))
+
+
+def test_a_learner_can_be_removed() -> None:
+    group = Group(3)
+    group.elect(1)
+    index, _ = group[1].propose_config(group.now_us, ConfigChange(add_learners=(NodeNumber(4),)))
+    group.add(4, index)
+    group.settle()
+    group[1].propose_config(group.now_us, ConfigChange(remove=(NodeNumber(4),)))
+    group.settle()
+    assert any(isinstance(event, Removed) for event in group.replicas[4].events), "it is told"
+    assert NodeNumber(4) not in group[1].peers
+
+
+def test_a_removed_replica_goes_quiet() -> None:
+    group = Group(3)
+    group.elect(1)
+    group[1].propose_config(group.now_us, ConfigChange(remove=(NodeNumber(3),)))
+    group.run(500 * MS)
+    assert group[3].removed
+    group.cut |= {(n, 3) for n in (1, 2)}
+    for _ in range(20):
+        group.advance(1000 * MS)
+    assert group[3].role == Role.FOLLOWER and group[3].term == 1 and group[3].next_deadline_us() is None
+
+
+def test_a_replica_that_was_replaced_is_not_heard() -> None:
+    """Node 3 is removed and comes again as a new replica: what the old one still says counts for nothing."""
+    group = Group(3)
+    group.elect(1)
+    group[1].propose_config(group.now_us, ConfigChange(remove=(NodeNumber(3),)))
+    group.settle()
+    index, _ = group[1].propose_config(group.now_us, ConfigChange(add_learners=(NodeNumber(3),)))
+    group.settle()
+    drops = group[1].drops
+    group[1].step(group.now_us, AppendResponse(*header(3, 1, 1), 1, True, 4))
+    group[2].step(group.now_us, vote_request(3, 2, 99, (99, 98)))
+    assert group[1].drops == drops + 1 and group[2].term == 1
+    assert group[1].peers[NodeNumber(3)].replica == index
+
+
+def test_a_message_to_another_replica_id_is_dropped() -> None:
+    group = fresh()
+    group[1].step(group.now_us, msgspec.structs.replace(vote_request(2, 1, 5, (0, 0)), receiver_replica=ReplicaId(7)))
+    assert group[1].term == 0 and group[1].drops == 1
+
+
+def test_membership_is_in_the_log_and_survives_a_restart() -> None:
+    group = Group(1)
+    group.elect(1)
+    index, _ = group[1].propose_config(group.now_us, ConfigChange(add_learners=(NodeNumber(2),)))
+    group.add(2, index)
+    group.run(500 * MS)
+    group[1].propose_config(group.now_us, ConfigChange(promote=(NodeNumber(2),)))
+    group.run(500 * MS)
+    group.crash(1)
+    group.crash(2)
+    group.restart(1)
+    group.advance(10_000 * MS)
+    assert group[1].role != Role.LEADER, "it knows that it is not the only voter"
+    assert [member.node for member in group[1].configs[-1][1].voters] == [1, 2]
+
+
+# ---- quarantine ----
+
+
+def test_a_replica_that_lost_what_it_acknowledged_gives_no_vote() -> None:
+    """{1, 2, 3}: entry 2 is committed by 1 and 3; 3 loses it; with its vote 2 could lead without the entry."""
+    group = Group(3)
+    group.elect(1)
+    group.cut |= {(1, 2)}
+    group.propose(1, "a")
+    group.settle()
+    group.crash(3)
+    del group.replicas[3].disk.entries[1:]
+    group.restart(3, quarantined=True)
+    group.crash(1)
+    group.cut.clear()
+    group.now_us += 5000 * MS
+    group[2].campaign(group.now_us)
+    group.settle()
+    assert group[2].role != Role.LEADER
+    for _ in range(10):
+        group.run(1000 * MS)
+    assert group[2].role != Role.LEADER and group[3].role == Role.FOLLOWER and group[3].quarantine
+    group.restart(1)
+    group.run(8000 * MS)
+    assert group.leader.node == 1 and not group[3].quarantine and group.data(3) == ["a"]
+
+
+def test_the_acknowledgements_of_a_quarantined_replica_count_for_nothing() -> None:
+    group = Group(3)
+    group.elect(1)
+    group.cut |= {(2, 1)}
+    group.crash(3)
+    group.restart(3, quarantined=True)
+    group.now_us += 950 * MS
+    group.propose(1, "a")
+    group.run(600 * MS)
+    assert group[3].log.last_index == 2 and group[1].commit == 1
+    assert not group[1].lease_valid(group.now_us) and group[3].quarantine, "the leader is not confirmed either"
+
+
+def test_a_leader_from_before_the_restart_cannot_end_the_quarantine() -> None:
+    group = Group(3)
+    group.elect(1)
+    group.propose(1, "a")
+    group.settle()
+    group.crash(3)
+    group.restart(3, quarantined=True)
+    number = group[3].quarantine
+    for release_of in (0, number + 1):
+        group.deliver(appended(1, 3, 1, (2, 1), [], release_of=release_of, release_index=1))
+        assert group[3].quarantine == number
+    group.deliver(appended(1, 3, 1, (2, 1), [], release_of=number, release_index=3))
+    assert group[3].quarantine == number, "not whole yet"
+    group.deliver(appended(1, 3, 1, (2, 1), [], release_of=number, release_index=2))
+    ready = group[3].take_ready()
+    assert not group[3].quarantine and ready is not None and QuarantineMark(False) in ready.records
+
+
+def test_without_hard_state_no_vote_in_the_first_leader_s_term() -> None:
+    group = Group(3)
+    group.elect(1)
+    group.crash(3)
+    group.replicas[3].disk.term = group.replicas[3].disk.vote = 0
+    group.restart(3, hard_state_lost=True)
+    group.run(1000 * MS)
+    assert not group[3].quarantine and (group[3].term, group[3].vote) == (1, 1)
+    group.now_us += 5000 * MS
+    assert not answer(group, 3, vote_request(2, 3, 1, (9, 9))).granted
+
+
+# ---- time and leases ----
+
+
+def test_a_lease_is_dropped_when_the_voters_change() -> None:
+    group = Group(3)
+    group.elect(1)
+    group.run(500 * MS)
+    assert group[1].lease_valid(group.now_us)
+    group.now_us += 1
+    group.cut |= {(1, 2), (1, 3)}
+    group[1].propose_config(group.now_us, ConfigChange(demote=(NodeNumber(3),)))
+    assert not group[1].lease_valid(group.now_us)
+
+
+def test_no_lease_for_the_rest_of_the_term_after_timeout_now() -> None:
+    group = Group(3)
+    group.elect(1)
+    group.run(500 * MS)
+    assert group[1].transfer(group.now_us, NodeNumber(2)) is None and not group[1].lease_valid(group.now_us)
+    group.take(1)
+    group.network.clear()
+    group.run(3000 * MS)
+    assert group[1].role == Role.LEADER and group[1].term == 1
+    assert not group[1].lease_valid(group.now_us)
+
+
+def test_a_lease_is_counted_from_when_its_contact_was_sent() -> None:
+    group = Group(3)
+    group.elect(1)
+    group.propose(1, "a")
+    sent_us = group.now_us
+    group.exchange()
+    group.now_us += 700 * MS
+    group.flush()
+    for message in group.network:
+        group.deliver(message)
+    lease_us = group[1].config.lease_us
+    assert group[1].lease_valid(sent_us + lease_us - 1) and not group[1].lease_valid(sent_us + lease_us)
+
+
+def test_lanes_lost_start_elections_apart() -> None:
+    group = Group(3)
+    group.elect(1)
+    group.run(2500 * MS)
+    assert group[2].next_deadline_us() is None and group[1].next_deadline_us() is None, (
+        "an idle group has no timer of its own"
+    )
+    group[2].lane_lost(group.now_us, NodeNumber(1), 0)
+    first_us = group[2].next_deadline_us()
+    group[3].lane_lost(group.now_us, NodeNumber(1), 500)
+    later_us = group[3].next_deadline_us()
+    assert first_us is not None and later_us is not None
+    assert later_us >= group.now_us + 500 * group[3].config.rank_us
+
+
+def test_an_observer_neither_votes_nor_counts() -> None:
+    group = Group(3)
+    group.elect(1)
+    index, _ = group[1].propose_config(group.now_us, ConfigChange(add_observers=(NodeNumber(4),)))
+    group.add(4, index)
+    group.run(500 * MS)
+    group.cut |= {(1, 2), (1, 3)}
+    commit = group[1].commit
+    group.propose(1, "a")
+    group.settle()
+    assert group[4].log.last_index == group[1].log.last_index and group[1].commit == commit
+    group.now_us += 5000 * MS
+    request = msgspec.structs.replace(vote_request(2, 4, 9, (99, 9)), receiver_replica=ReplicaId(index))
+    assert not answer(group, 4, request).granted
+    group.advance(5000 * MS)
+    assert group[4].role == Role.FOLLOWER
+    assert group[1].retained_index() == commit, "its acknowledgements do not hold the log back either"
+
+
+def test_the_winner_starts_above_its_voters_bounds() -> None:
+    group = fresh()
+    group[2].raise_bound(900)
+    group[3].raise_bound(900)
+    group.elect(1)
+    assert group[1].bound == 900
+
+
+def test_a_replica_that_came_back_to_an_idle_group_learns_who_leads() -> None:
+    """Found by a script: same term, nothing to append, and the lane's heartbeat says who leads."""
+    group = Group(3)
+    group.elect(1)
+    group.run(500 * MS)
+    group.cut |= {(3, n) for n in (1, 2)} | {(n, 3) for n in (1, 2)}
+    group.run(4000 * MS)
+    assert group[3].leader == 0 and group[3].term == 1
+    group.cut.clear()
+    group.run(3000 * MS)
+    assert group[3].leader == 1 and group[1].term == 1
