@@ -301,6 +301,7 @@ static int take_record(nd_walbook *b, const nd_wal_rec *rec, uint64_t pos, int r
     if (rec->group >= ND_GROUPS_MAX)
         return -EBADMSG;
     struct group *g = group_touch(b, rec->group);
+    int rc;
     if (g == NULL)
         return -ENOMEM;
     switch (rec->type) {
@@ -315,7 +316,10 @@ static int take_record(nd_walbook *b, const nd_wal_rec *rec, uint64_t pos, int r
     case ND_WAL_HARD_STATE:
         return take_hard_state(g, rec);
     case ND_WAL_CONFIG:
-        return config_put(g, rec);
+        rc = config_put(g, rec);
+        if (rc == 0)
+            configs_compact(g);
+        return rc;
     case ND_WAL_REPLICA:
         return take_replica(g, rec, rewritten);
     case ND_WAL_QUARANTINE:
