@@ -20,7 +20,7 @@ from nodedb_node._native import ffi, lib
 from nodedb_node.ids import GroupId
 from nodedb_node.multiraft import books
 from nodedb_node.multiraft.core import MultiRaft
-from nodedb_node.multiraft.messages import GroupStatus, Turn
+from nodedb_node.multiraft.messages import Turn
 from nodedb_node.native import wal
 from nodedb_node.native.wal import GROUPS_MAX, Book, Record
 from nodedb_node.native.walio import BACKENDS, Io, IoStats
@@ -263,7 +263,6 @@ class RaftLog:
             self._durable_at_once()
             return
         self._rest = Rows(rows.array + fit, n - fit, rows.keep) if rows and fit < n else None
-        self._turn_flying = self._turn
         if extra:
             joined = _joined(rows, fit, extra)
             self._submit(joined.array, joined.n)
@@ -272,7 +271,9 @@ class RaftLog:
             self._submit(rows.array, fit)
 
     def _gathered(self) -> Rows | None:
+        """Everything that waits; what is taken from now on belongs to a later append."""
         waiting, self._waiting = self._waiting, []
+        self._turn_flying = self._turn
         if len(waiting) < 2:
             return waiting[0] if waiting else None
         total = sum(rows.n for rows in waiting)
@@ -284,7 +285,6 @@ class RaftLog:
 
     def _durable_at_once(self) -> None:
         """Turns without records are durable as soon as those before them are, and nothing is in flight."""
-        self._turn_flying = self._turn
         self._persisted(self._now_us())
 
     def _persisted(self, now_us: int) -> None:
@@ -337,11 +337,6 @@ class RaftLog:
     def carried(self, group: int) -> bytes:
         """What a checkpoint must hold of the group beside its rows."""
         return books.carried_bytes(books.carried(self._book.group(group)))
-
-    def status(self) -> list[GroupStatus]:
-        if self._own_turn is None:
-            self._settle()
-        return [self._multi.status(group) for group in self._groups]
 
     def inflight_us(self) -> int:
         return self._io.inflight_us()
