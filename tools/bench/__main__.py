@@ -16,7 +16,11 @@ import click
 from rich.console import Console
 
 from tools.bench import checkpoint as checkpoint_run
+<<<<<<< HEAD
 from tools.bench import lanes as lane_run
+=======
+from tools.bench import groups as groups_run
+>>>>>>> c926d86 (Bench of Raft alone: a leader's turn with busy groups, a process with idle ones)
 from tools.bench import memory as memory_run
 from tools.bench import profile as profile_run
 from tools.bench import ratios as ratio_run
@@ -226,6 +230,22 @@ def memory(directory: Path, json_path: Path | None, workers: int, keys: int) -> 
             facts = report.machine_facts() | {"node": node.describe(), "redis": redis.describe()}
             found = memory_run.measure(node, redis, Load(keys=keys))
             finish(facts | {"steady ratio": found.steady_ratio, "peak ratio": found.peak_ratio}, found, json_path)
+
+
+@main.command()
+@click.option("--busy", default=64, show_default=True, help="Groups that all propose 1 KiB in every turn.")
+@click.option("--turns", default=500, show_default=True)
+@click.option("--idle", default=1000, show_default=True, help="Groups in which nothing happens.")
+@click.option("--seconds", default=20, show_default=True, help="Of virtual time.")
+def groups(busy: int, turns: int, idle: int, seconds: int) -> None:
+    """Raft alone, three processes without disk and network: CPU of one of them."""
+    turn = groups_run.busy(busy, turns)
+    rest = groups_run.idle(idle, seconds)
+    console.print(f"{turn.groups} busy groups, 3 nodes, 1 KiB each: {turn.leader_us_per_turn / 1000:.2f} ms per turn")
+    console.print(
+        f"{rest.groups} idle groups, {rest.led} of them led here: {rest.core_percent:.3f} % of a core, "
+        f"{rest.messages_per_peer:.0f} messages/s to and from each peer"
+    )
 
 
 @main.command()
