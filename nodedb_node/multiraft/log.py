@@ -75,6 +75,8 @@ class RaftLog:
         self._alone: set[GroupId] = set()
         self._own_turn: Rows | None = None  # proposed while all were alone, and not durable
         self._terms, self._ends = wal.group_array(), wal.group_array()  # of groups that are alone
+        self._ends_view = memoryview(ffi.buffer(self._ends))
+        self._settled = b""  # the ends as Raft knows them
         self._segment, self._segment_bytes = parts.io.segment(), parts.io.stats().segment_bytes
         self._compact_to: dict[int, int] = {}  # not yet in the log
         self._marks: dict[GroupId, Position] = {}  # in the append in flight
@@ -137,7 +139,8 @@ class RaftLog:
             self._settle()
             self._multi.disk_age(now_us, inflight_us)
             self._multi.tick(now_us)
-            self._take_turns(now_us, None)
+            commits = self._take_turns(now_us, None)
+            assert not commits, "a sole voter commits when something becomes durable"
         if not self.busy:
             self._write()
         if inflight_us > SLOW_APPEND_US and not self._slow_told:
@@ -147,10 +150,14 @@ class RaftLog:
     def _settle(self) -> None:
         """Tell Raft what was written while its groups were alone; all of it is durable."""
         assert self._own_turn is None
-        for group in self._alone:
-            self._multi.settle(group, self._ends[group])
+        ends = self._ends_view.tobytes()
+        if ends != self._settled:
+            self._settled = ends
+            for group in self._alone:
+                self._multi.settle(group, self._ends[group])
 
     def _look_who_is_alone(self) -> None:
+        """After anything that Raft handed out."""
         for group in self._groups:
             position = self._multi.alone(group)
             if position is None:
@@ -161,7 +168,7 @@ class RaftLog:
 
     def _take_turns(self, now_us: int, own: Rows | None) -> int:
         """What the groups hand out; own: the records that were just proposed. How many commits were noted."""
-        commits = 0
+        commits, number = 0, self._turn
         while (turn := self._multi.take_turn(now_us)) is not None:
             self._turn = turn.number
             assert not turn.free and not turn.after, "a sole voter has nobody to talk to"
@@ -171,7 +178,8 @@ class RaftLog:
                 commits = self._committed(commits, group, first, last)
             for group, event in turn.events:
                 self._tell(group, event)
-        self._look_who_is_alone()
+        if number != self._turn:
+            self._look_who_is_alone()
         return commits
 
     def _rows(self, turn: Turn, own: Rows | None) -> Rows:

@@ -50,10 +50,10 @@ def keys_of_group(group: int, n: int) -> list[bytes]:
 
 def fill(store: Store, group: int, pairs: list[tuple[bytes, bytes]], index: int, checkpoint: bool = True) -> None:
     """One entry, applied and, if asked, checkpointed with the group's state b"state"."""
-    config = EngineConfig(0, 1, GROUPS, 1, 64, 4000, 1 << 20, 1 << 20, 1 << 20, False)
+    config = EngineConfig(0, 1, GROUPS, 1, 64, 4000, 1 << 20, 1 << 20, 1 << 20, 1 << 20, False)
     with closing(Engine(config, store, build_cmdtab(), ffi.new("nd_metrics *"))) as engine:
         engine.set_applied(group, index - 1, 2)
-        array, keep = wal.records_array([wal.Record(wal.ENTRY, group, 2, index, set_entry(pairs))])
+        array, keep = wal.records_array([wal.Record(wal.ENTRY, group, 2, index, set_entry(pairs), wal.DATA)])
         engine.replay(array, 1)
         del keep
     if checkpoint:
