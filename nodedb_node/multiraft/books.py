@@ -85,7 +85,8 @@ def written(group: int, record: RaftRecord) -> list[wal.Record]:
     assert isinstance(record, Reset)
     cut = [] if record.keep else [wal.Record(wal.TRUNCATE, group, 0, 1)]
     config = wal.Record(wal.CONFIG, group, record.term, record.config_index, record.configuration)
-    return [*cut, wal.Record(wal.COMPACT, group, record.term, record.index), config]
+    # The configuration first: compaction keeps the newest up to its index, and forgets those before.
+    return [*cut, config, wal.Record(wal.COMPACT, group, record.term, record.index)]
 
 
 def _hard_state(group: int, term: int, vote: int, vote_replica: int) -> wal.Record:
