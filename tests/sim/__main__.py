@@ -1,0 +1,40 @@
+"""`python -m tests.sim`: replay one seed, or explore. The last line of a replay is `trace digest: HEX`."""
+
+import random
+import sys
+
+import click
+
+from tests.sim import spec as specs
+from tests.sim.run import Result, run
+
+
+@click.command()
+@click.option("--seed", type=int, help="Replays this one; without it a random one is taken and printed.")
+@click.option("--spec", "name", type=click.Choice(specs.names()), default="mixed", show_default=True)
+@click.option("--steps", type=int, default=0, help="Messages, ticks and disk completions under faults; 0: the spec's.")
+@click.option("--swarm", "minutes", type=float, default=0.0, help="Explore seeds and specs for so long, on one core.")
+def main(seed: int | None, name: str, steps: int, minutes: float) -> None:
+    """Whole clusters in virtual time, under faults."""
+    if minutes:
+        from tests.sim.swarm import swarm
+
+        sys.exit(1 if swarm(minutes, seed) else 0)
+    if seed is None:
+        seed = random.SystemRandom().randrange(1 << 32)
+    result = run(specs.load(name), seed, steps)
+    show(result)
+    sys.exit(1 if result.failure else 0)
+
+
+def show(result: Result) -> None:
+    print(f"spec {result.spec} seed {result.seed}: {result.virtual_s:.1f} s of virtual time in {result.wall_s:.1f} s")
+    rate = result.events / max(result.wall_s, 1e-9)
+    print(f"{result.events} events ({rate:.0f} per second), {result.operations} operations, {result.undecided} undecided")
+    print("faults: " + " ".join(f"{name}={count}" for name, count in sorted(result.faults.items())))
+    print("marks: " + " ".join(f"{name}={count}" for name, count in sorted(result.marks.items())))
+    print(f"FAILED: {result.failure}" if result.failure else "ok")
+    print(f"trace digest: {result.digest}")
+
+
+main()

@@ -1,0 +1,215 @@
+"""What must hold at every moment, checked as it happens, at the cost of what happened.
+
+Each rule is named as in the Raft papers: election safety, log matching, leader completeness, state machine safety; and
+what practice added: one vote per term over restarts, promises only from durable state, commits backed by a durable
+quorum, commit and applied never going back, configurations changing only through joint ones, leases that end before
+another leader begins. The checkers see all replicas at once and never tell the replicas anything. Invariant: a truth
+once recorded (a leader of a term, a vote, an entry at an index and term, a committed entry) is never replaced.
+"""
+
+from typing import Any, NamedTuple, Protocol
+from zlib import crc32
+
+import msgspec
+
+from nodedb_node.raft.messages import (
+    CONFIG,
+    DATA,
+    AppendResponse,
+    Configuration,
+    Entry,
+    Member,
+    RequestVote,
+    SnapshotResponse,
+    VoteResponse,
+)
+from tests.sim.world import Violation
+
+_configuration = msgspec.msgpack.Decoder(Configuration).decode
+
+
+class ReplicaLog(Protocol):
+    """What the checkers ask of one replica's log: terms by index, and how far the disk has it."""
+
+    node: int
+    replica: int
+    durable: int
+    durable_vote: tuple[int, int, int]  # term, node, replica
+
+    def term_at(self, index: int) -> int | None: ...
+
+
+class Known(NamedTuple):
+    """An entry of the whole group: found once, then equal for ever."""
+
+    previous_term: int
+    content: int
+
+
+class Truth:
+    """What is known of one group, over all its replicas and all their lives."""
+
+    def __init__(self, group: int, founders: Configuration) -> None:
+        self.group = group
+        self.leaders: dict[int, tuple[int, int]] = {}  # term -> (node, replica)
+        self.votes: dict[tuple[int, int, int], tuple[int, int]] = {}  # (node, replica, term) -> candidate
+        self.entries: dict[tuple[int, int], Known] = {}  # (index, term)
+        self.committed: list[int] = [0]  # term by index
+        self.chains: list[int] = [0]  # the state's hash by index, as the first replica that applied it had it
+        self.configurations: list[tuple[int, Configuration]] = [(0, founders)]  # committed ones
+        self.max_leader_term = 0
+
+
+def require(holds: bool, rule: str, *facts: object) -> None:
+    if not holds:
+        raise Violation(f"{rule}: {' '.join(str(fact) for fact in facts)}")
+
+
+class Checkers:
+    """All rules over all groups."""
+
+    def __init__(self) -> None:
+        self.truths: dict[int, Truth] = {}
+        self.checks = 0
+
+    def add_group(self, group: int, founders: Configuration) -> None:
+        self.truths[group] = Truth(group, founders)
+
+    # ---- the log ----
+
+    def appended(self, group: int, log: ReplicaLog, first: int, entries: Any) -> None:
+        """Log matching (Raft 5.3): an index and term name one entry, and by induction all before it."""
+        known = self.truths[group].entries
+        previous = log.term_at(first - 1)
+        for index, entry in enumerate(entries, first):
+            found = known.get((index, entry.term))
+            content = crc32(entry.data, entry.kind) if entry.data else entry.kind
+            if found is None:
+                assert previous is not None
+                known[index, entry.term] = Known(previous, content)
+            elif found.previous_term != previous or found.content != content:
+                raise Violation(f"log matching: group {group} entry {index} of term {entry.term} is not one entry")
+            previous = entry.term
+
+    def proposed_configuration(self, group: int, log: ReplicaLog, index: int, last_config: int) -> None:
+        """A leader appends a configuration only when the one before it is committed."""
+        committed = len(self.truths[group].committed) - 1
+        require(last_config <= committed, "configuration safety", f"group {group}: {index} while {last_config} is open")
+
+    # ---- leaders ----
+
+    def leader(self, group: int, log: ReplicaLog, term: int) -> None:
+        """Election safety (5.2), and leader completeness (5.4): it has every entry committed in earlier terms."""
+        truth, me = self.truths[group], (log.node, log.replica)
+        other = truth.leaders.setdefault(term, me)
+        require(other == me, "election safety", f"group {group} term {term}: leaders {other} and {me}")
+        truth.max_leader_term = max(term, truth.max_leader_term)
+        last = len(truth.committed) - 1
+        require(
+            last == 0 or log.term_at(last) in (truth.committed[last], None) and log.last >= last,  # type: ignore[attr-defined]
+            "leader completeness",
+            f"group {group} term {term}: {me} has term {log.term_at(last)} at {last}, committed in term",
+            truth.committed[last],
+        )
+
+    # ---- promises ----
+
+    def sent(self, group: int, log: ReplicaLog, message: Any) -> None:
+        """What leaves a replica is already on its disk, and no vote contradicts another of its term."""
+        kind = type(message)
+        if kind is AppendResponse:
+            if message.ok:
+                require(message.index <= log.durable, "persist before promise", f"group {group}: {message}", log.durable)
+            require(message.term <= log.durable_vote[0], "term before promise", f"group {group}: {message}")
+        elif kind is SnapshotResponse:
+            if message.ok:
+                require(message.index <= log.durable, "persist before promise", f"group {group}: {message}", log.durable)
+        elif kind is VoteResponse:
+            if message.granted and not message.pre:
+                self._voted(group, log, message.term, (message.receiver, message.receiver_replica))
+        elif kind is RequestVote and not message.pre:
+            self._voted(group, log, message.term, (message.sender, message.sender_replica))
+
+    def _voted(self, group: int, log: ReplicaLog, term: int, candidate: tuple[int, int]) -> None:
+        require(log.durable_vote == (term, *candidate), "vote before promise", f"group {group} {candidate} in {term}")
+        voter = (log.node, log.replica, term)
+        first = self.truths[group].votes.setdefault(voter, candidate)
+        require(first == candidate, "one vote per term", f"group {group} {voter}: {first} and {candidate}")
+
+    # ---- commits ----
+
+    def committed(
+        self, group: int, log: ReplicaLog, first: int, last: int, configuration: Configuration, logs: dict[int, Any]
+    ) -> None:
+        """State machine safety for what a replica reports committed; the first to report shows a durable quorum.
+
+        logs: by node, the group's replicas there, dead ones too.
+        """
+        truth = self.truths[group]
+        known = truth.committed
+        for index in range(first, last + 1):
+            term = log.term_at(index)
+            assert term is not None
+            if index < len(known):
+                require(known[index] == term, "state machine safety", f"group {group} entry {index}: term {term},")
+            else:
+                require(index == len(known), "commit without hole", f"group {group} {first}..{last}")
+                known.append(term)
+                if index == last:
+                    self._backed(group, index, term, configuration, logs)
+
+    def _backed(self, group: int, index: int, term: int, configuration: Configuration, logs: dict[int, Any]) -> None:
+        for voters in (configuration.voters, configuration.outgoing):
+            holders = [member.node for member in voters if holds(logs.get(member.node), member, index, term)]
+            require(
+                not voters or len(holders) * 2 > len(voters),
+                "durable quorum",
+                f"group {group} entry {index} of term {term}: only {holders} of {[m.node for m in voters]} have it",
+            )
+
+    def configured(self, group: int, index: int, configuration: Configuration) -> None:
+        """A committed configuration entry: voters change through a joint configuration, one change at a time (4.3)."""
+        known = self.truths[group].configurations
+        if index <= known[-1][0]:
+            require((index, configuration) in known, "configuration safety", f"group {group} {index}: {configuration}")
+            return
+        before = known[-1][1]
+        if before.outgoing:
+            fits = configuration.voters == before.voters and not configuration.outgoing
+        elif configuration.outgoing:
+            fits = configuration.outgoing == before.voters
+        else:
+            fits = configuration.voters == before.voters
+        require(fits or not before.voters, "configuration safety", f"group {group} {index}: {before} to {configuration}")
+        known.append((index, configuration))
+
+    # ---- the state ----
+
+    def applied(self, group: int, index: int, chain: int) -> None:
+        """Every replica goes through the same states."""
+        chains = self.truths[group].chains
+        if index < len(chains):
+            if chains[index] != chain:
+                raise Violation(f"state machine safety: group {group} states differ at {index}")
+        else:
+            require(index == len(chains), "apply without hole", f"group {group}: {index} after {len(chains) - 1}")
+            require(index < len(self.truths[group].committed), "applied before commit", f"group {group} {index}")
+            chains.append(chain)
+
+    # ---- leases ----
+
+    def lease_used(self, group: int, term: int, node: int) -> None:
+        """A read under a lease: nobody leads in a later term."""
+        latest = self.truths[group].max_leader_term
+        require(latest <= term, "lease", f"group {group}: node {node} reads in term {term}, a leader of {latest} exists")
+
+
+def holds(log: Any, member: Member, index: int, term: int) -> bool:
+    """Has that replica the entry, or a snapshot beyond it, on its disk?"""
+    if log is None or log.replica != member.replica or log.durable < index:
+        return False
+    return log.term_at(index) in (term, None)
+
+
+def content_of(entry: Entry) -> bytes:
+    return entry.data if entry.kind in (DATA, CONFIG) else b""

@@ -1,0 +1,195 @@
+"""The simulated cluster: nodes with clocks, processes, a network, and who is asked for what.
+
+Invariant: processes reach each other only through the network, and time only through their node's clock (BOOTTIME: it
+drifts within bounds, goes on while a process is paused, and begins anew when a node's power was cut). What is shared
+here otherwise is the simulator's: chance, checkers, clients' answers.
+"""
+
+from typing import Any
+
+from nodedb_node.raft import configuration as configurations
+from nodedb_node.raft.messages import CaughtUp, Configuration, GroupConfig, Role
+from tests.sim.checkers import Checkers, require
+from tests.sim.lanes import LaneTwin
+from tests.sim.network import Network, Weather
+from tests.sim.process import Process, Request
+from tests.sim.spec import Spec
+from tests.sim.world import World
+
+MILLION = 1_000_000
+
+
+class Clock:
+    """One node's BOOTTIME."""
+
+    def __init__(self, offset_us: int, ppm: int) -> None:
+        self.offset_us, self.ppm = offset_us, ppm
+
+    def read(self, now_us: int) -> int:
+        return self.offset_us + now_us + now_us * self.ppm // MILLION
+
+    def when(self, local_us: int) -> int:
+        """The first world time at which the clock shows local_us or later."""
+        at = (local_us - self.offset_us) * MILLION // (MILLION + self.ppm)
+        while self.read(at) < local_us:
+            at += 1
+        return at
+
+
+class Cluster:
+    """Everything that runs."""
+
+    def __init__(self, world: World, spec: Spec) -> None:
+        self.world, self.spec = world, spec
+        self.checkers = Checkers()
+        shape = spec.cluster
+        self.network = Network(world, shape.nodes, Weather(*_values(spec.network)))
+        self.clocks = {node: self._clock() for node in self.nodes}
+        self.settings = GroupConfig(
+            group=0,
+            node=1,
+            lease_us=900_000 if shape.lease else 0,
+            batch_bytes_max=shape.batch_bytes_max,
+            inflight_bytes_max=shape.batch_bytes_max * shape.inflight_messages_max,
+            inflight_messages_max=shape.inflight_messages_max,
+            uncommitted_bytes_max=shape.uncommitted_bytes_max,
+        )
+        self.transfers = 0
+        self.crashing = True
+        self.caught_up: dict[int, set[int]] = {group: set() for group in self.groups}
+        self.processes = {
+            (node, worker): Process(self, node, worker) for node in self.nodes for worker in range(shape.workers)
+        }
+        for group in self.groups:
+            self._found(group)
+
+    @property
+    def nodes(self) -> range:
+        return range(1, self.spec.cluster.nodes + 1)
+
+    @property
+    def groups(self) -> range:
+        return range(1, self.spec.cluster.groups + 1)
+
+    def _found(self, group: int) -> None:
+        shape = self.spec.cluster
+        founders = sorted((group + i) % shape.nodes + 1 for i in range(shape.voters))
+        configuration = configurations.founding(founders)  # type: ignore[arg-type]
+        self.checkers.add_group(group, configuration)
+        for node in founders:
+            self.processes[node, self.worker_of(group)].found(group, configuration)
+
+    def start(self) -> None:
+        for process in self.processes.values():
+            self.world.after(self.world.between(0, 5_000), process.start)
+
+    # ---- who and when ----
+
+    def worker_of(self, group: int) -> int:
+        return group % self.spec.cluster.workers
+
+    def process(self, node: int, worker: int) -> Process:
+        return self.processes[node, worker]
+
+    def hosts(self, group: int) -> list[Process]:
+        """Processes where a replica of the group may be, one per node."""
+        return [self.processes[node, self.worker_of(group)] for node in self.nodes]
+
+    def logs_of(self, group: int) -> dict[int, Any]:
+        return {process.node: process.logs.get(group) for process in self.hosts(group)}
+
+    def leader(self, group: int) -> Process | None:
+        """Who leads in the highest term, among those that run."""
+        best, found = -1, None
+        for process in self.hosts(group):
+            core = process.machine.groups.get(group) if process.alive and not process.paused else None
+            if core is not None and core.role is Role.LEADER and core.term > best:
+                best, found = core.term, process
+        return found
+
+    def configurations_of(self, group: int, core: Any) -> list[Configuration]:
+        """In force at a replica that reports a commit, and at the leader, whose count it was."""
+        found = [core.configuration]
+        leader = self.leader(group)
+        if leader is not None:
+            found.append(leader.machine.groups[group].configuration)
+        return found
+
+    def _clock(self) -> Clock:
+        drift = self.spec.cluster.drift_ppm
+        return Clock(self.world.between(10 * MILLION, 900 * MILLION), self.world.between(-drift, drift))
+
+    def clock(self, node: int) -> int:
+        return self.clocks[node].read(self.world.now_us)
+
+    def world_time(self, node: int, local_us: int) -> int:
+        return self.clocks[node].when(local_us)
+
+    def machine(self, node: int) -> LaneTwin:
+        return LaneTwin(node, self.settings, self.world.rng)
+
+    # ---- chance, asked by processes ----
+
+    def crash_at(self, point: str) -> bool:
+        return self.crashing and self.world.chance(self.spec.crash.get(point, 0.0))
+
+    def disk_fails(self, process: Process) -> bool:
+        """A write or sync that fails is the end of the process: what it wrote may be there or not."""
+        if not self.crashing or not self.world.chance(self.spec.disk.fail):
+            return False
+        self.world.fault("disk.failed")
+        process.disk.cut_power(lambda: self.world.chance(0.5))
+        return True
+
+    def sync_us(self, process: Process, size: int) -> int:
+        low, high = self.spec.disk.sync_us
+        took = self.world.between(low, high) + size // 500
+        return took * 200 if process.slow_until > self.world.now_us else took
+
+    def restart_later(self, process: Process) -> None:
+        low, high = self.spec.restart_ms
+        self.world.after(self.world.between(low, high) * 1000, self.restart, process, process.life)
+
+    def restart(self, process: Process, life: int) -> None:
+        if not process.alive and process.life == life:
+            process.start()
+
+    def cut_power(self, node: int) -> None:
+        """All processes of a node end, sectors that were not synced may be lost, and its clock begins anew."""
+        low, high = self.spec.restart_ms
+        delay = self.world.between(low, high) * 1000
+        share = self.world.rng.choice([0.0, 0.3, 0.7, 1.0])
+        for worker in range(self.spec.cluster.workers):
+            process = self.processes[node, worker]
+            process.die()
+            process.life += 1
+            lost = process.disk.cut_power(lambda: self.world.chance(share))
+            if lost:
+                self.world.fault("disk.sectors-lost")
+            self.world.after(delay, self.restart, process, process.life)
+        clock, now_us = self.clocks[node], self.world.now_us
+        clock.offset_us += self.world.between(1, 100 * MILLION) - clock.read(now_us)
+
+    # ---- what processes tell ----
+
+    def answer(self, process: Process, request: Request, outcome: str, value: Any) -> None:
+        """To the client, over a network of its own that only loses."""
+        if self.world.chance(self.network.weather.loss):
+            return
+        self.world.after(self.world.between(100, 500), request.client.answered, request.serial, outcome, value)
+
+    def elected(self, process: Process, group: int, term: int) -> None:
+        self.checkers.leader(group, process.logs[group], term)
+        for other in self.hosts(group):
+            core = other.machine.groups.get(group) if other.alive and other is not process else None
+            if core is not None and core.term < term:
+                valid = core.lease_valid(other.now())
+                require(not valid, "lease", f"group {group}: node {other.node} in {core.term}, elected in {term}")
+
+    def noticed(self, process: Process, group: int, event: Any) -> None:
+        if type(event) is CaughtUp:
+            self.caught_up[group].add(event.node)
+
+
+def _values(struct: Any) -> tuple[Any, ...]:
+    return tuple(getattr(struct, name) for name in struct.__struct_fields__)

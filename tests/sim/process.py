@@ -1,0 +1,696 @@
+"""One simulated worker process: the pure machines, the log on the simulated disk, the stores' twins, and the shell's
+part between them, with a chance to die at every point where production could.
+
+A life runs from `start` to `die`; what a life promised is on the disk or was never said. Invariant: everything a turn
+asks for is done in the order Ready prescribes (records, then messages that depend on them; commits as they are given).
+Time is the world's, read through the node's own clock.
+"""
+
+from collections import deque
+from typing import Any, NamedTuple
+from zlib import crc32
+
+import msgspec
+
+from nodedb_node.native import wal
+from nodedb_node.native.wal import Record
+from nodedb_node.raft import configuration as configurations
+from nodedb_node.raft.messages import (
+    CONFIG,
+    DATA,
+    NOBODY,
+    AppendEntries,
+    AppendResponse,
+    Configuration,
+    Entry,
+    Halted,
+    InstallSnapshot,
+    NotLeader,
+    QuarantineChanged,
+    Removed,
+    Role,
+    RoleChanged,
+    SnapshotOffered,
+)
+from nodedb_node.storage.recovery import LogDamaged, Recovered
+from tests.sim.checkers import Checkers, require
+from tests.sim.disk import SimDisk, SimLog
+from tests.sim.lanes import LaneTwin, Turn
+from tests.sim.replica import Log
+from tests.sim.store import Snapshot, Store
+from tests.sim.world import World
+
+DELIVERED, TICK, DURABLE, REQUEST, DIED, STARTED = range(6)
+
+_encode = msgspec.msgpack.Encoder().encode
+CHUNKS = 3
+FETCH_TIMEOUT_US = 500_000
+
+
+class Fetch(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=30):
+    """Receiver → sender of a snapshot: the next chunk of that transfer."""
+
+    group: int
+    transfer: int
+    chunk: int
+
+
+class Chunk(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=31):
+    """Sender → receiver. last: the whole is there."""
+
+    group: int
+    transfer: int
+    chunk: int
+    last: bool
+
+
+class Place(msgspec.Struct):
+    """A row of the node's catalog, durable at once: which replica of a group lives here, under which number in the log."""
+
+    replica: int
+    slot: int
+    founders: bytes
+    promised: bool = False
+
+
+class Catalog(msgspec.Struct):
+    """What outlives a process besides its disk."""
+
+    places: dict[int, Place]
+    tombstones: dict[int, int]
+    next_slot: int = 1
+
+
+class Request(NamedTuple):
+    """A client's command (payload) or read (payload empty)."""
+
+    client: Any
+    serial: int
+    group: int
+    key: str
+    payload: bytes
+
+
+class Transfer(msgspec.Struct):
+    """A snapshot on its way in."""
+
+    offer: InstallSnapshot
+    chunk: int = 0
+    asked_us: int = 0
+    installing: bool = False
+
+
+class Process:
+    """One worker of one node, over all its lives."""
+
+    def __init__(self, cluster: Any, node: int, worker: int) -> None:
+        self.cluster, self.node, self.worker = cluster, node, worker
+        self.world: World = cluster.world
+        self.checkers: Checkers = cluster.checkers
+        self.disk = SimDisk()
+        self.catalog = Catalog({}, {})
+        self.generation = self.life = 0
+        self.alive = self.paused = self.hung = False
+        self.logs: dict[int, Log] = {}  # of the last life, after its end
+        self.before: dict[int, Log] = {}
+        self.stores: dict[int, Store] = {}
+        self.was_damaged = False
+        self.slow_until = 0
+        self.backlog: list[tuple[Any, tuple[Any, ...]]] = []
+
+    # ---- life ----
+
+    def now(self) -> int:
+        return int(self.cluster.clock(self.node))
+
+    def found(self, group: int, configuration: Configuration) -> None:
+        """This node is a founder of the group."""
+        self._place(group, 0, configurations.encode(configuration))
+
+    def _place(self, group: int, replica: int, founders: bytes) -> Place:
+        place = Place(replica, self.catalog.next_slot, founders)
+        self.catalog.next_slot += 1
+        assert self.catalog.next_slot < wal.GROUPS_MAX, "the log's group numbers are used up"
+        self.catalog.places[group] = place
+        return place
+
+    def start(self) -> None:
+        """A new process reads what the last one left."""
+        assert not self.alive
+        self.generation += 1
+        self.life += 1
+        self.alive, self.paused, self.hung = True, False, False
+        self.world.trace(STARTED, self.node, self.worker, self.generation)
+        self.backlog = []
+        self.machine: LaneTwin = self.cluster.machine(self.node)
+        self.tick_us = -1
+        self.before = self.logs
+        self.logs, self.stores = {}, {}
+        self.pending: list[tuple[int, list[Record], list[Any]]] = []
+        self.writing: tuple[int, list[Any]] | None = None
+        self.held: deque[tuple[int, dict[int, list[Any]]]] = deque()
+        self.durable_turn = self.taken_turn = 0
+        self.waiting: dict[int, dict[int, tuple[int, Request]]] = {}
+        self.reads: dict[int, list[tuple[Any, Request]]] = {}
+        self.incoming: dict[int, Transfer] = {}
+        self.outgoing: dict[tuple[int, int], Snapshot] = {}
+        self.checkpointing: dict[int, int] = {}
+        self.was_damaged = False
+        try:
+            recovered = self.disk.recover() if self.disk.files else None
+        except LogDamaged as error:
+            # Only what came before the damage is believed, and the groups neither vote nor lead until released.
+            self.was_damaged = True
+            self.world.fault("disk.damage-found")
+            self.disk.cut_damage(error.file, error.offset)
+            recovered = self.disk.recover()
+        self._open(recovered)
+
+    def _open(self, recovered: Recovered | None) -> None:
+        if recovered:
+            recovered.drop_unused()
+        entries = read_entries(recovered) if recovered else {}
+        self.log = SimLog(self.disk, recovered)
+        first: list[Record] = []
+        now = self.now()
+        for group, place in self.catalog.places.items():
+            first += self._restore(now, group, place, recovered, entries.get(place.slot, []))
+        if recovered:
+            recovered.close()
+        again = self.log.again
+        if again:
+            # What only the page cache may hold is durable before anything is said.
+            self.log.begin(again)
+            self.log.complete()
+        if first:
+            self.log.begin(first)
+            self.log.complete()
+        self.turn()
+
+    def _restore(
+        self, now: int, group: int, place: Place, recovered: Recovered | None, entries: list[Entry]
+    ) -> list[Record]:
+        log = Log(self.node, place.replica, place.slot, place.founders)
+        snapshot: Snapshot | None = self.disk.checkpoints.get((group, place.replica))
+        first: list[Record] = []
+        if recovered:
+            first = log.recovered(recovered.book.group(place.slot), entries, snapshot)
+        if self.was_damaged:
+            first += log.quarantine()
+        elif group in self.before:
+            self._check_survived(group, log, self.before[group])
+        store = Store(place.founders, snapshot)
+        if snapshot:
+            self._check_snapshot(group, snapshot)
+        self.logs[group], self.stores[group] = log, store
+        self.waiting[group], self.reads[group] = {}, []
+        configuration = configurations.decode(log.mark_configuration)
+        assert configuration is not None
+        restored = log.restored(store.applied, configuration, place.promised, self.was_damaged)
+        place.promised = True
+        self.machine.add_group(now, group, place.replica, restored)
+        return first
+
+    def _check_survived(self, group: int, log: Log, before: Log) -> None:
+        """What was durable when the last life ended is there."""
+        if log.replica == before.replica:
+            require(log.last >= before.durable, "durable log", f"group {group}: {log.last} of {before.durable}")
+            require(log.vote >= before.durable_vote, "durable vote", f"group {group}: {log.vote}", before.durable_vote)
+
+    def die(self) -> None:
+        """The process ends here and now; the page cache stays."""
+        if not self.alive:
+            return
+        self.alive = False
+        self.life += 1
+        self.world.trace(DIED, self.node, self.worker)
+
+    def crash_here(self, point: str) -> bool:
+        """A point where production could die: does it, this time?"""
+        if not self.cluster.crash_at(point):
+            return False
+        self.world.fault(f"crash.{point}")
+        self.die()
+        self.cluster.restart_later(self)
+        return True
+
+    def _defer(self, function: Any, *arguments: Any) -> bool:
+        """Paused: it happens when the process runs again."""
+        if self.paused:
+            self.backlog.append((function, arguments))
+        return self.paused
+
+    def resume(self) -> None:
+        if not self.paused:
+            return
+        self.paused = False
+        backlog, self.backlog = self.backlog, []
+        for function, arguments in backlog:
+            function(*arguments)
+
+    # ---- events ----
+
+    def deliver(self, source: Any, generation: int, messages: list[Any], crc: int) -> None:
+        if not self.alive or self._defer(self.deliver, source, generation, messages, crc):
+            return
+        world = self.world
+        world.events += len(messages)
+        world.trace(DELIVERED, self.node, self.worker, source.node, crc)
+        now = self.now()
+        batch = []
+        for message in messages:
+            kind = type(message)
+            if kind is Fetch:
+                self._on_fetch(source.node, message)
+            elif kind is Chunk:
+                self._on_chunk(source.node, message)
+            else:
+                if kind is AppendEntries or kind is InstallSnapshot:
+                    self._create(now, message)
+                batch.append(message)
+        if batch:
+            self.machine.step(now, source.node, generation, batch)
+        self.turn()
+
+    def _create(self, now: int, message: Any) -> None:
+        """A replica id newer than anything known here brings the replica into being; older ones stay dead."""
+        group, replica = message.group, message.receiver_replica
+        place = self.catalog.places.get(group)
+        if place is not None:
+            if replica <= place.replica:
+                return
+            self._removed(group)  # the leader knows of its removal, as it was added again
+        if replica <= self.catalog.tombstones.get(group, -1) or replica == 0:
+            return
+        place = self._place(group, replica, configurations.encode(Configuration()))
+        self._restore(now, group, place, None, [])
+
+    def _tick(self, life: int, due_us: int) -> None:
+        if life != self.life or due_us != self.tick_us or self._defer(self._tick, life, due_us):
+            return
+        self.world.events += 1
+        self.world.trace(TICK, self.node, self.worker)
+        self.tick_us = -1
+        now = self.now()
+        self.machine.tick(now)
+        self._expire_transfers(now)
+        self.turn()
+
+    def request(self, request: Request) -> None:
+        """A client's command or read arrives."""
+        if not self.alive or self._defer(self.request, request):
+            return
+        self.world.trace(REQUEST, self.node, self.worker, request.serial)
+        if request.group not in self.logs:
+            self._refuse(request, NOBODY)
+            return
+        core, now = self.machine.core(request.group), self.now()
+        if not request.payload:
+            refusal = core.read(now, request)
+            if refusal is not None:
+                self._refuse(request, refusal)
+        else:
+            if self.log.full:
+                self._refuse(request, NOBODY)
+                return
+            result = core.propose(now, len(request.payload), DATA, request.payload)
+            if isinstance(result, tuple):
+                index, term = result
+                self.waiting[request.group][index] = (term, request)
+            else:
+                self._refuse(request, result)
+        self.turn()
+
+    def _refuse(self, request: Request, refusal: Any) -> None:
+        leader = refusal.leader if isinstance(refusal, NotLeader) else NOBODY
+        self.cluster.answer(self, request, "refused", leader)
+
+    # ---- the turn ----
+
+    def turn(self) -> None:
+        """Do what the machines ask for, until they ask for nothing."""
+        machine = self.machine
+        while self.alive:
+            turn = machine.take_turn(self.now())
+            if turn is None:
+                break
+            self._do(turn)
+        if self.alive:
+            self._write()
+        if self.alive:
+            self._schedule()
+
+    def _do(self, turn: Turn) -> None:
+        self.taken_turn = turn.number
+        records: list[Record] = []
+        effects: list[Any] = []
+        for group, record in turn.records:
+            log = self.logs[group]
+            entries = getattr(record, "entries", None)
+            if entries is not None:
+                self._check_append(group, log, record.first, entries)
+            log.take(record, records, effects)
+        self.pending.append((turn.number, records, effects))
+        if turn.free:
+            self._send(turn.free)
+        if turn.after:
+            self.held.append((turn.number, turn.after))
+        for group, first, last in turn.committed:
+            self._apply(group, first, last)
+        for group, state in turn.reads:
+            self._answer_read(group, state)
+        for _, failure in turn.failures:
+            self._refuse(failure.context, failure.refusal)
+        for group, wanted in turn.snapshots:
+            self._cut(group, wanted)
+        for group, event in turn.events:
+            self._on_event(group, event)
+
+    def _check_append(self, group: int, log: Log, first: int, entries: Any) -> None:
+        core = self.machine.groups[group]
+        for index, entry in enumerate(entries, first):
+            if entry.kind == CONFIG and core.role is Role.LEADER and entry.term == core.term:
+                self.checkers.proposed_configuration(group, log, index, log.last_config())
+        self.checkers.appended(group, log, first, entries)
+
+    def _send(self, by_peer: dict[int, list[Any]]) -> None:
+        for peer, messages in by_peer.items():
+            frame = []
+            for message in messages:
+                kind = type(message)
+                if kind is AppendEntries:
+                    message = self._attach(message)
+                elif kind is not AppendResponse and hasattr(message, "group"):
+                    self._check_sent(message)
+                frame.append(message)
+            target = self.cluster.process(peer, self.worker)
+            crc = crc32(_encode(frame))
+            self.cluster.network.send(self, target, self.worker, (self, self.generation, frame, crc))
+
+    def _attach(self, message: AppendEntries) -> AppendEntries:
+        """The encoder's part: the entries themselves."""
+        if message.last_index == message.prev_index:
+            return message
+        entries = self.logs[message.group].slice(message.prev_index + 1, message.last_index)
+        return msgspec.structs.replace(message, entries=entries)
+
+    def _check_sent(self, message: Any) -> None:
+        log = self.logs.get(message.group)
+        if log is not None:
+            self.checkers.sent(message.group, log, message)
+
+    # ---- the disk ----
+
+    def _write(self) -> None:
+        """Everything that gathered goes into one append; a turn without records waits only for those before it."""
+        if self.writing is not None or not self.pending or self.hung:
+            return
+        number = self.pending[-1][0]
+        records = [record for _, rows, _ in self.pending for record in rows]
+        effects = [effect for _, _, rows in self.pending for effect in rows]
+        self.pending = []
+        if not records:
+            self._durable(number, effects)
+            return
+        if self.crash_here("before-write"):
+            return
+        if self.log.dying({log.slot: log.mark_index for log in self.logs.values()}):
+            records += [row for log in self.logs.values() for row in log.live_records()]
+        size = self.log.begin(records)
+        self.writing = (number, effects)
+        if self.crash_here("in-write"):
+            self.disk.cut_power(lambda: self.world.chance(0.5))
+            return
+        if self.cluster.disk_fails(self):
+            self.die()
+            self.cluster.restart_later(self)
+            return
+        self.world.after(self.cluster.sync_us(self, size), self._synced, self.life)
+
+    def _synced(self, life: int) -> None:
+        if life != self.life or self._defer(self._synced, life):
+            return
+        if self.hung:
+            self.backlog.append((self._synced, (life,)))
+            return
+        if self.crash_here("after-write"):
+            return
+        assert self.writing is not None
+        self.world.events += 1
+        self.world.trace(DURABLE, self.node, self.worker)
+        self.log.complete()
+        number, effects = self.writing
+        self.writing = None
+        if self.crash_here("after-sync"):
+            return
+        self._durable(number, effects)
+        if self.alive:
+            self.turn()
+
+    def _durable(self, number: int, effects: list[Any]) -> None:
+        Log.done(effects)
+        self.durable_turn = number
+        self.machine.persisted(self.now(), number)
+        held = self.held
+        while held and held[0][0] <= number:
+            _, messages = held.popleft()
+            for batch in messages.values():
+                for message in batch:
+                    self._check_sent(message)
+            self._send(messages)
+            if self.crash_here("after-send"):
+                return
+        if not self.pending:
+            self.turn()
+
+    def unhang(self) -> None:
+        """The disk answers again."""
+        if not self.hung:
+            return
+        self.hung = False
+        if self.alive and not self.paused:
+            backlog, self.backlog = self.backlog, []
+            for function, arguments in backlog:
+                function(*arguments)
+            self.turn()
+
+    # ---- the state machine ----
+
+    def _apply(self, group: int, first: int, last: int) -> None:
+        log, store, core = self.logs[group], self.stores[group], self.machine.groups[group]
+        configurations_ = self.cluster.configurations_of(group, core)
+        self.checkers.committed(group, log, first, last, configurations_, self.cluster.logs_of(group))
+        waiting = self.waiting[group]
+        for index, entry in enumerate(log.slice(first, last), first):
+            answer = store.apply(index, entry)
+            self.checkers.applied(group, index, store.chain)
+            if entry.kind == CONFIG:
+                configuration = configurations.decode(entry.data)
+                assert configuration is not None
+                self.checkers.configured(group, index, configuration)
+            if index in waiting:
+                term, request = waiting.pop(index)
+                if term == entry.term:
+                    self.cluster.answer(self, request, "done", answer)
+                else:
+                    self._refuse(request, NOBODY)
+        self.machine.core(group).applied(last)
+        self._serve(group)
+        if store.applied - log.mark_index >= self.cluster.spec.checkpoint_entries and group not in self.checkpointing:
+            self._checkpoint(group)
+
+    def _checkpoint(self, group: int) -> None:
+        store = self.stores[group]
+        self.checkpointing[group] = store.applied
+        delay = self.world.between(1_000, 40_000)
+        self.world.after(delay, self._checkpointed, self.life, group, store.snapshot(), self.logs[group].replica)
+
+    def _checkpointed(self, life: int, group: int, snapshot: Snapshot, replica: int) -> None:
+        if life != self.life or self._defer(self._checkpointed, life, group, snapshot, replica):
+            return
+        log = self.logs.get(group)
+        self.checkpointing.pop(group, None)
+        if log is None or log.replica != replica or snapshot.applied <= log.mark_index:
+            return
+        if self.crash_here("before-checkpoint"):
+            return
+        self.disk.checkpoints[group, replica] = snapshot
+        if self.crash_here("after-checkpoint"):
+            return
+        term = log.term_at(snapshot.applied)
+        assert term == snapshot.term
+        records = log.compact(snapshot.applied, term, snapshot.config_index, snapshot.configuration)
+        self.machine.core(group).compacted(snapshot.applied, term)
+        self.pending.append((self.taken_turn, records, []))
+        self.turn()
+
+    # ---- reads ----
+
+    def _answer_read(self, group: int, state: Any) -> None:
+        self.reads[group].append((state, state.context))
+        self._serve(group)
+
+    def _serve(self, group: int) -> None:
+        """Answer the reads whose index is applied; under a lease only if it still holds after the value was read."""
+        reads = self.reads[group]
+        if not reads:
+            return
+        store, core = self.stores[group], self.machine.groups[group]
+        later = []
+        for state, request in reads:
+            if store.applied < state.index:
+                later.append((state, request))
+                continue
+            value = store.read(request.key)
+            if state.lease:
+                if not core.lease_valid(self.now()):
+                    self._refuse(request, NOBODY)
+                    continue
+                self.checkers.lease_used(group, core.term, self.node)
+            self.cluster.answer(self, request, "done", value)
+        self.reads[group] = later
+
+    # ---- snapshots ----
+
+    def _cut(self, group: int, wanted: Any) -> None:
+        """A member needs entries that are gone: offer what the store holds now."""
+        snapshot = self.stores[group].snapshot()
+        core = self.machine.core(group)
+        if snapshot.applied == 0:
+            core.snapshot_failed(self.now(), wanted.node)
+            return
+        self.cluster.transfers += 1
+        transfer = self.cluster.transfers
+        self.outgoing[group, transfer] = snapshot
+        while len(self.outgoing) > 16:
+            del self.outgoing[next(iter(self.outgoing))]
+        core.offer_snapshot(
+            self.now(), wanted.node, snapshot.applied, snapshot.term, transfer
+        )
+
+    def _on_fetch(self, peer: int, fetch: Fetch) -> None:
+        known = (fetch.group, fetch.transfer) in self.outgoing
+        last = not known or fetch.chunk + 1 >= CHUNKS
+        chunk = fetch.chunk if known else -1
+        self._send({peer: [Chunk(fetch.group, fetch.transfer, chunk, last)]})
+
+    def _on_event(self, group: int, event: Any) -> None:
+        kind = type(event)
+        if kind is RoleChanged:
+            if event.role is Role.LEADER:
+                self.cluster.elected(self, group, event.term)
+        elif kind is SnapshotOffered:
+            self._offered(group, event.offer)
+        elif kind is Removed:
+            self._removed(group)
+        elif kind is Halted:
+            require(False, "halted", f"group {group} node {self.node}: {event.why}: {event.dump}")
+        elif kind is QuarantineChanged:
+            self.world.fault("raft.quarantine-on" if event.on else "raft.quarantine-off")
+        else:
+            self.cluster.noticed(self, group, event)
+
+    def _offered(self, group: int, offer: InstallSnapshot) -> None:
+        before = self.incoming.get(group)
+        if before and before.installing:
+            return
+        self.incoming[group] = Transfer(offer, 0, self.now())
+        self._send({offer.sender: [Fetch(group, offer.transfer, 0)]})
+
+    def _on_chunk(self, peer: int, chunk: Chunk) -> None:
+        transfer = self.incoming.get(chunk.group)
+        if transfer is None or transfer.offer.transfer != chunk.transfer or transfer.installing:
+            return
+        if chunk.chunk == -1:
+            self._refuse_snapshot(chunk.group)
+        elif chunk.chunk == transfer.chunk:
+            transfer.chunk, transfer.asked_us = chunk.chunk + 1, self.now()
+            if chunk.last:
+                self._begin_install(chunk.group, transfer)
+            else:
+                self._send({peer: [Fetch(chunk.group, chunk.transfer, chunk.chunk + 1)]})
+
+    def _expire_transfers(self, now: int) -> None:
+        for group, transfer in list(self.incoming.items()):
+            if not transfer.installing and now - transfer.asked_us > FETCH_TIMEOUT_US:
+                self._refuse_snapshot(group)
+
+    def _refuse_snapshot(self, group: int) -> None:
+        transfer = self.incoming.pop(group)
+        if group in self.logs:
+            self.machine.core(group).snapshot_refused(self.now(), transfer.offer)
+
+    def _begin_install(self, group: int, transfer: Transfer) -> None:
+        source = self.cluster.process(transfer.offer.sender, self.worker)
+        snapshot = source.outgoing.get((group, transfer.offer.transfer))
+        if snapshot is None:
+            self._refuse_snapshot(group)
+            return
+        transfer.installing = True
+        self.world.after(self.world.between(1_000, 30_000), self._install, self.life, group, snapshot)
+
+    def _install(self, life: int, group: int, snapshot: Snapshot) -> None:
+        if life != self.life or self._defer(self._install, life, group, snapshot):
+            return
+        transfer = self.incoming.pop(group, None)
+        if transfer is None or group not in self.logs:
+            return
+        if self.crash_here("before-install"):
+            return
+        core, store = self.machine.core(group), self.stores[group]
+        if snapshot.applied > store.applied:
+            self._check_snapshot(group, snapshot)
+            self.disk.checkpoints[group, self.logs[group].replica] = snapshot
+            if self.crash_here("after-install"):
+                return
+            store.install(snapshot)
+            for index in [i for i in self.waiting[group] if i <= snapshot.applied]:
+                del self.waiting[group][index]  # their fate is not known here: the client asks again
+            self.world.fault("snapshot.installed")
+            core.snapshot_installed(self.now(), transfer.offer)
+        else:
+            core.snapshot_refused(self.now(), transfer.offer)
+        self.turn()
+
+    def _check_snapshot(self, group: int, snapshot: Snapshot) -> None:
+        """A snapshot equals the replay of the log up to its index."""
+        self.checkers.applied(group, snapshot.applied, snapshot.chain)
+
+    def _removed(self, group: int) -> None:
+        """Leave a tombstone and drop the replica."""
+        place = self.catalog.places.pop(group)
+        self.catalog.tombstones[group] = max(place.replica, self.catalog.tombstones.get(group, -1))
+        self.machine.remove_group(group)
+        for table in (self.logs, self.stores, self.incoming, self.checkpointing):
+            table.pop(group, None)  # type: ignore[attr-defined]
+        for _, request in self.waiting.pop(group).values():
+            self.cluster.answer(self, request, "unknown", NOBODY)
+        for _, request in self.reads.pop(group):
+            self._refuse(request, NOBODY)
+        self.disk.checkpoints.pop((group, place.replica), None)
+        self.world.fault("replica.removed")
+
+    # ---- time ----
+
+    def _schedule(self) -> None:
+        due = self.machine.next_deadline_us()
+        if self.incoming:
+            soonest = min(transfer.asked_us for transfer in self.incoming.values()) + FETCH_TIMEOUT_US + 1
+            due = soonest if due is None else min(due, soonest)
+        if due is None:
+            return
+        at = self.cluster.world_time(self.node, due)
+        if self.tick_us == -1 or at < self.tick_us:
+            self.tick_us = max(at, self.world.now_us)
+            self.world.at(self.tick_us, self._tick, self.life, self.tick_us)
+
+
+def read_entries(recovered: Recovered) -> dict[int, list[Entry]]:
+    """Live entries by log group."""
+    found: dict[int, list[Entry]] = {}
+    for array, n in recovered.entries({}):
+        for i in range(n):
+            row = wal.record_of(array[i])
+            data = row.data[1:]
+            found.setdefault(row.group, []).append(Entry(row.term, row.data[0], len(data), data))
+    return found

@@ -1,0 +1,179 @@
+"""Clients that work on keys of one kind, and the judgement of what they saw.
+
+Three verbs, as in FoundationDB's workloads: setup, start, check. A client has one operation open at a time; it asks any
+node, follows hints, and asks again when no answer comes: a write that carries (client, sequence) takes effect once
+however often it is sent; one that does not is sent again only while it was surely never appended. Invariant: the
+history holds every operation that may have taken effect, with the real times of call and answer.
+"""
+
+from typing import Any
+
+from tests.sim import models
+from tests.sim.cluster import Cluster
+from tests.sim.linearizability import Operation, check
+from tests.sim.process import Request
+from tests.sim.spec import WorkloadShape
+from tests.sim.store import Command, encode_command
+from tests.sim.world import Violation
+
+PATIENCE_US = 700_000
+ATTEMPTS_MAX = 40
+OPERATIONS_PER_KEY = 120
+
+
+class Workload:
+    """Clients on keys of one kind. number: among the run's workloads, so that keys and clients differ."""
+
+    def __init__(self, cluster: Cluster, shape: WorkloadShape, number: int) -> None:
+        self.cluster, self.shape, self.number = cluster, shape, number
+        self.kind = shape.kind
+        self.histories: dict[str, list[Operation]] = {}
+        self.keys: list[str] = []
+        self.counts: list[int] = []
+        self.stopped = False
+        self.undecided = 0
+
+    def setup(self) -> None:
+        self.keys = [self._name(i, 0) for i in range(self.shape.keys)]
+        self.counts = [0] * self.shape.keys
+        base = self.number * 1000
+        self.clients = [Client(self, base + i + 1) for i in range(self.shape.clients)]
+
+    def start(self) -> None:
+        for client in self.clients:
+            self.cluster.world.after(self.cluster.world.between(1, 50_000), client.ask)
+
+    def stop(self) -> None:
+        """No new operations."""
+        self.stopped = True
+
+    def idle(self) -> bool:
+        return all(client.operation is None for client in self.clients)
+
+    def _name(self, i: int, turn: int) -> str:
+        return f"{self.kind}-{self.number}.{i}.{turn}"
+
+    def group_of(self, key: str) -> int:
+        """Keys are spread over the groups."""
+        _, i, turn = key.split("-")[1].split(".")
+        return (int(i) + int(turn)) % self.cluster.spec.cluster.groups + 1
+
+    def pick_key(self) -> str:
+        """A key, given up for a fresh one when its history has grown long: searching an order takes longer than it."""
+        i = self.cluster.world.between(0, len(self.keys) - 1)
+        self.counts[i] += 1
+        if self.counts[i] % OPERATIONS_PER_KEY == 0:
+            self.keys[i] = self._name(i, self.counts[i] // OPERATIONS_PER_KEY)
+        return self.keys[i]
+
+    def pick_request(self, serial: int) -> tuple[Any, ...]:
+        world = self.cluster.world
+        if world.chance(self.shape.reads):
+            return ("read",)
+        if self.kind == "register":
+            low = world.between(0, 2)
+            return ("cas", serial - low, serial) if world.chance(0.2) else ("write", serial)
+        if self.kind == "counter":
+            return ("add", 1)
+        return ("append", serial) if self.kind == "list" else ("insert", world.between(0, 40))
+
+    def record(self, key: str, operation: Operation) -> None:
+        self.histories.setdefault(key, []).append(operation)
+
+    def check(self) -> None:
+        """Every key's history is linearizable."""
+        for client in self.clients:
+            client.give_up()
+        for key, history in self.histories.items():
+            verdict = check(history, models.step(self.kind), models.initial(self.kind))
+            if verdict.undecided:
+                self.undecided += 1
+            elif not verdict.ok:
+                tail = "\n  ".join(str(operation) for operation in verdict.linearized[-6:])
+                stuck = "\n  ".join(str(operation) for operation in verdict.stuck_at)
+                raise Violation(f"linearizability: {key}: after\n  {tail}\nnone of these fits:\n  {stuck}")
+
+
+class Client:
+    """One client; `number` is its identity in tokens."""
+
+    def __init__(self, workload: Workload, number: int) -> None:
+        self.workload, self.number = workload, number
+        self.cluster, self.world = workload.cluster, workload.cluster.world
+        self.tokens = self.world.chance(workload.shape.tokens)
+        self.operation: Operation | None = None
+        self.key = ""
+        self.payload = b""
+        self.sequence = self.serial = self.attempts = 0
+        self.hint = 0
+
+    def ask(self) -> None:
+        """Begin the next operation."""
+        workload = self.workload
+        if workload.stopped:
+            return
+        self.serial += 1
+        self.key = workload.pick_key()
+        request = workload.pick_request(self.serial * 10_000 + self.number)
+        self.operation = Operation(self.number, self.world.now_us, None, request)
+        self.payload = b""
+        if request[0] != "read":
+            self.sequence += 1
+            token = self.sequence if self.tokens else 0
+            padding = bytes(self.world.between(0, workload.shape.padding))
+            self.payload = encode_command(Command(self.number, token, self.key, request, padding))
+        self.attempts = 0
+        self._send()
+
+    def _send(self) -> None:
+        self.attempts += 1
+        group = self.workload.group_of(self.key)
+        cluster, world = self.cluster, self.world
+        node = self.hint or world.between(1, cluster.spec.cluster.nodes)
+        process = cluster.process(node, cluster.worker_of(group))
+        if not world.chance(cluster.network.weather.loss):
+            request = Request(self, self.serial, group, self.key, self.payload)
+            world.after(world.between(100, 500), process.request, request)
+        world.after(PATIENCE_US, self._timed_out, self.serial, self.attempts)
+
+    def answered(self, serial: int, outcome: str, value: Any) -> None:
+        operation = self.operation
+        if operation is None or serial != self.serial:
+            return
+        if outcome == "done":
+            self._finish(operation._replace(return_us=self.world.now_us, answer=value))
+        elif outcome == "unknown":
+            self._unknown(operation)
+        else:
+            self.hint = value
+            self.world.after(self.world.between(1_000, 40_000), self._again, self.serial, self.attempts)
+
+    def _again(self, serial: int, attempt: int) -> None:
+        if serial == self.serial and attempt == self.attempts and self.operation is not None:
+            self._send()
+
+    def _timed_out(self, serial: int, attempt: int) -> None:
+        if serial != self.serial or attempt != self.attempts or self.operation is None:
+            return
+        self.hint = 0
+        self._unknown(self.operation)
+
+    def _unknown(self, operation: Operation) -> None:
+        """It may have taken effect, or may yet."""
+        may_repeat = self.tokens or not self.payload
+        if may_repeat and self.attempts < ATTEMPTS_MAX:
+            self._send()
+        else:
+            self._finish(operation)
+
+    def _finish(self, operation: Operation) -> None:
+        if operation.return_us is not None or self.payload:
+            self.workload.record(self.key, operation)
+        self.operation = None
+        self.world.after(self.world.between(0, self.workload.shape.think_us), self.ask)
+
+    def give_up(self) -> None:
+        """The run ends: what is open stays unknown."""
+        if self.operation is not None and self.payload:
+            self.workload.record(self.key, self.operation)
+        self.operation = None

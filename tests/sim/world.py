@@ -1,0 +1,71 @@
+"""The simulated world: virtual time, one queue of events, one source of chance, one trace.
+
+Invariant: everything that happens is an event of this queue or a consequence of one, in an order that only the seed
+decides: two runs with one seed have equal digests, also under different PYTHONHASHSEEDs. The trace takes whole numbers
+only, as Python hashes text differently in each process. It knows nothing of nodes.
+"""
+
+import random
+from collections import Counter
+from collections.abc import Callable
+from heapq import heappop, heappush
+from typing import Any
+
+MASK = (1 << 64) - 1
+
+
+class Violation(AssertionError):
+    """A checker found that a promise was broken."""
+
+
+class World:
+    """Owner of the clock. Times are microseconds since the run began."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        self.rng = random.Random(seed)
+        self.now_us = 0
+        self.events = 0  # messages, ticks and disk completions so far: what a run is measured in
+        self.faults: Counter[str] = Counter()
+        self._queue: list[tuple[int, int, Callable[..., None], tuple[Any, ...]]] = []
+        self._number = 0
+        self._digest = seed & MASK
+
+    def at(self, when_us: int, function: Callable[..., None], *arguments: Any) -> None:
+        """Call function(*arguments) at that time; what is due at one time happens in the order it was asked for."""
+        self._number += 1
+        heappush(self._queue, (max(when_us, self.now_us), self._number, function, arguments))
+
+    def after(self, delay_us: int, function: Callable[..., None], *arguments: Any) -> None:
+        self.at(self.now_us + delay_us, function, *arguments)
+
+    def step(self) -> bool:
+        """Let the next thing happen; False: nothing is left to happen."""
+        if not self._queue:
+            return False
+        self.now_us, _, function, arguments = heappop(self._queue)
+        function(*arguments)
+        return True
+
+    def trace(self, *numbers: int) -> None:
+        """Put these into the digest, with the time."""
+        self._digest = hash((self._digest, self.now_us, numbers))
+
+    @property
+    def digest(self) -> str:
+        """Of everything traced so far, and of the state of the source of chance: 16 hexadecimal digits."""
+        last = self.rng.getstate()[1][-1]
+        return f"{hash((self._digest, self.now_us, self.events, last)) & MASK:016x}"
+
+    # ---- chance ----
+
+    def chance(self, probability: float) -> bool:
+        return probability > 0 and self.rng.random() < probability
+
+    def between(self, low: int, high: int) -> int:
+        """A whole number, both ends included."""
+        return low + int(self.rng.random() * (high - low + 1))
+
+    def fault(self, name: str) -> None:
+        """Count one injected fault."""
+        self.faults[name] += 1
