@@ -15,6 +15,7 @@ import msgspec
 from nodedb_node.raft.messages import (
     CONFIG,
     DATA,
+    AppendEntries,
     AppendResponse,
     Configuration,
     Entry,
@@ -33,8 +34,10 @@ class ReplicaLog(Protocol):
 
     node: int
     replica: int
+    last: int
     durable: int
-    durable_vote: tuple[int, int, int]  # term, node, replica
+    vote: tuple[int, int, int]  # term, node, replica
+    durable_vote: tuple[int, int, int]
 
     def term_at(self, index: int) -> int | None: ...
 
@@ -91,9 +94,8 @@ class Checkers:
                 raise Violation(f"log matching: group {group} entry {index} of term {entry.term} is not one entry")
             previous = entry.term
 
-    def proposed_configuration(self, group: int, log: ReplicaLog, index: int, last_config: int) -> None:
-        """A leader appends a configuration only when the one before it is committed."""
-        committed = len(self.truths[group].committed) - 1
+    def proposed_configuration(self, group: int, committed: int, index: int, last_config: int) -> None:
+        """A leader appends a configuration only when it has committed the one before."""
         require(last_config <= committed, "configuration safety", f"group {group}: {index} while {last_config} is open")
 
     # ---- leaders ----
@@ -106,7 +108,7 @@ class Checkers:
         truth.max_leader_term = max(term, truth.max_leader_term)
         last = len(truth.committed) - 1
         require(
-            last == 0 or log.term_at(last) in (truth.committed[last], None) and log.last >= last,  # type: ignore[attr-defined]
+            last == 0 or log.term_at(last) in (truth.committed[last], None) and log.last >= last,
             "leader completeness",
             f"group {group} term {term}: {me} has term {log.term_at(last)} at {last}, committed in term",
             truth.committed[last],
@@ -117,8 +119,11 @@ class Checkers:
     def sent(self, group: int, log: ReplicaLog, message: Any) -> None:
         """What leaves a replica is already on its disk, and no vote contradicts another of its term."""
         kind = type(message)
-        if kind is AppendResponse:
-            if message.ok:
+        if kind is AppendEntries:
+            require(self.truths[group].leaders.get(message.term) == (log.node, log.replica), "leads", message)
+        elif kind is AppendResponse:
+            # What a later term truncated meanwhile was durable in this one.
+            if message.ok and message.term == log.vote[0]:
                 require(message.index <= log.durable, "persist before promise", f"group {group}: {message}", log.durable)
             require(message.term <= log.durable_vote[0], "term before promise", f"group {group}: {message}")
         elif kind is SnapshotResponse:
@@ -131,7 +136,8 @@ class Checkers:
             self._voted(group, log, message.term, (message.sender, message.sender_replica))
 
     def _voted(self, group: int, log: ReplicaLog, term: int, candidate: tuple[int, int]) -> None:
-        require(log.durable_vote == (term, *candidate), "vote before promise", f"group {group} {candidate} in {term}")
+        durable = log.durable_vote
+        require(durable[0] > term or durable == (term, *candidate), "vote before promise", f"group {group} {candidate}")
         voter = (log.node, log.replica, term)
         first = self.truths[group].votes.setdefault(voter, candidate)
         require(first == candidate, "one vote per term", f"group {group} {voter}: {first} and {candidate}")
@@ -139,11 +145,11 @@ class Checkers:
     # ---- commits ----
 
     def committed(
-        self, group: int, log: ReplicaLog, first: int, last: int, configuration: Configuration, logs: dict[int, Any]
+        self, group: int, log: ReplicaLog, first: int, last: int, beliefs: list[Configuration], logs: dict[int, Any]
     ) -> None:
         """State machine safety for what a replica reports committed; the first to report shows a durable quorum.
 
-        logs: by node, the group's replicas there, dead ones too.
+        beliefs: the reporter's configuration and the leader's; logs: by node, the group's replicas, dead ones too.
         """
         truth = self.truths[group]
         known = truth.committed
@@ -156,16 +162,15 @@ class Checkers:
                 require(index == len(known), "commit without hole", f"group {group} {first}..{last}")
                 known.append(term)
                 if index == last:
-                    self._backed(group, index, term, configuration, logs)
+                    self._backed(group, index, term, beliefs, logs)
 
-    def _backed(self, group: int, index: int, term: int, configuration: Configuration, logs: dict[int, Any]) -> None:
-        for voters in (configuration.voters, configuration.outgoing):
-            holders = [member.node for member in voters if holds(logs.get(member.node), member, index, term)]
-            require(
-                not voters or len(holders) * 2 > len(voters),
-                "durable quorum",
-                f"group {group} entry {index} of term {term}: only {holders} of {[m.node for m in voters]} have it",
-            )
+    def _backed(self, group: int, index: int, term: int, beliefs: list[Configuration], logs: dict[int, Any]) -> None:
+        for belief in beliefs:
+            parts = (belief.voters, belief.outgoing)
+            counts = [(sum(holds(logs.get(m.node), m, index, term) for m in part), len(part)) for part in parts]
+            if all(not voters or have * 2 > voters for have, voters in counts):
+                return
+        raise Violation(f"durable quorum: group {group} entry {index} of term {term}: {beliefs}")
 
     def configured(self, group: int, index: int, configuration: Configuration) -> None:
         """A committed configuration entry: voters change through a joint configuration, one change at a time (4.3)."""

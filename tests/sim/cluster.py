@@ -54,6 +54,7 @@ class Cluster:
             inflight_messages_max=shape.inflight_messages_max,
             uncommitted_bytes_max=shape.uncommitted_bytes_max,
         )
+        self.verbose = True
         self.transfers = 0
         self.crashing = True
         self.caught_up: dict[int, set[int]] = {group: set() for group in self.groups}
@@ -109,10 +110,10 @@ class Cluster:
 
     def configurations_of(self, group: int, core: Any) -> list[Configuration]:
         """In force at a replica that reports a commit, and at the leader, whose count it was."""
-        found = [core.configuration]
+        found = [core.configs[-1][1]]
         leader = self.leader(group)
         if leader is not None:
-            found.append(leader.machine.groups[group].configuration)
+            found.append(leader.machine.groups[group].configs[-1][1])
         return found
 
     def _clock(self) -> Clock:

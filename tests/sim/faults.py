@@ -219,13 +219,13 @@ class Injector:
         for host in self.cluster.hosts(group):
             core = host.machine.groups.get(group) if host.alive else None
             if core is not None:
-                for part in (core.configuration.voters, core.configuration.outgoing):
+                for part in (core.configs[-1][1].voters, core.configs[-1][1].outgoing):
                     found.append({member.node for member in part})
         return found
 
     def _is_whole(self, host: Process, group: int) -> bool:
         core = host.machine.groups.get(group) if host.alive else None
-        return core is not None and not core.quarantined and not host.logs[group].quarantined
+        return core is not None and not core.quarantine and not host.logs[group].quarantined
 
     # ---- the operator ----
 
@@ -235,7 +235,7 @@ class Injector:
         if leader is None:
             return False
         core = leader.machine.core(group)
-        voters = [member.node for member in core.configuration.voters if member.node != leader.node]
+        voters = [member.node for member in core.configs[-1][1].voters if member.node != leader.node]
         if not voters:
             return False
         refused = core.transfer(leader.now(), self.world.rng.choice(voters))
@@ -259,7 +259,7 @@ class Injector:
         if leader is None or leader.paused:
             return False
         core = leader.machine.core(group)
-        change = self.change(group, core.configuration, leader.node)
+        change = self.change(group, core.configs[-1][1], leader.node)
         if change is None:
             return False
         result = core.propose_config(leader.now(), change)

@@ -137,9 +137,8 @@ class LaneTwin:
             return
         for group in list(self.groups):
             core = self.core(group)
+            core.lane_lost(now_us, peer, 0)
             core.peer_restarted(now_us, peer)
-            if core.leader == peer:
-                core.lane_lost(now_us, 0)
 
     def _on_heartbeat(self, now_us: int, peer: int, lane: LanePeer, beat: Heartbeat) -> None:
         lane.heard_us, lane.alive = now_us, True
@@ -148,7 +147,7 @@ class LaneTwin:
             core = self.groups.get(group)
             if core is None:
                 exceptions.append((group, 0))
-            elif core.term != term or core.leader != peer or core.quarantined:
+            elif core.term != term or core.leader != peer or core.quarantine:
                 exceptions.append((group, core.term))
             else:
                 contacts = self.contacts[group]
@@ -157,8 +156,8 @@ class LaneTwin:
                 self.touch(group)
         named = frozenset(group for group, _ in beat.groups)
         for group in sorted(lane.set - named):
-            if group in self.groups and self.groups[group].leader == peer:
-                self.core(group).lane_lost(now_us, 0)
+            if group in self.groups:
+                self.core(group).lane_lost(now_us, peer, 0)
         lane.set = named
         self._send(peer, Ack(beat.number, tuple(exceptions)))
 
@@ -175,9 +174,9 @@ class LaneTwin:
             if group not in exceptions:
                 acked = self.contacts[group].acked
                 acked[peer] = max(sent_us, acked.get(peer, 0))
-                self.core(group).contact(now_us, peer)
+                self.core(group).contact(now_us)
             else:
-                self.core(group).exception(now_us, peer, exceptions[group])
+                self.core(group).lane_exception(now_us, peer, exceptions[group])
 
     # ---- time ----
 
@@ -197,9 +196,8 @@ class LaneTwin:
     def _lane_died(self, now_us: int, peer: int) -> None:
         rank = 0
         for group in list(self.groups):
-            if self.groups[group].leader == peer:
-                self.core(group).lane_lost(now_us, rank)
-                rank += 1
+            self.core(group).lane_lost(now_us, peer, rank)
+            rank += 1
 
     def beat(self, now_us: int) -> None:
         """One heartbeat to every peer that belongs to a group led here."""
@@ -207,7 +205,9 @@ class LaneTwin:
         by_peer: dict[int, list[tuple[int, int]]] = {}
         for group, core in self.groups.items():
             if core.role is Role.LEADER:
-                for peer in core.peers():
+                for peer in core.members:
+                    if peer == self.node:
+                        continue
                     by_peer.setdefault(peer, []).append((group, core.term))
         for peer, groups in by_peer.items():
             lane = self.peers.setdefault(peer, LanePeer())
@@ -239,6 +239,7 @@ class LaneTwin:
             core = self.groups.get(group)
             if core is not None:
                 self._take(group, core, turn, numbers)
+                core.check_invariants()
         if self.beat_wanted:
             self.beat_wanted = False
             self.beat(now_us)

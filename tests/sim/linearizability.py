@@ -7,7 +7,7 @@ only if each key's is (Herlihy and Wing 1990, locality). An operation without an
 its call, or never. It knows no clock and no consensus: it judges what clients saw.
 """
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 STEPS_MAX = 3_000_000
@@ -53,15 +53,19 @@ def by_key(operations: Iterable[tuple[Hashable, Operation]]) -> dict[Hashable, l
 
 
 class _Search:
-    """Depth first over orders. Calls and returns stand in one linked list in real-time order; an operation is taken out
-    of the list when it is given its point, and put back when that did not lead on."""
+    """Depth first over orders. Calls and returns of answered operations stand in one linked list in real-time order; an
+    operation is taken out of the list when it is given its point, and put back when that did not lead on.
+
+    Unanswered operations are tried last and never needed: a configuration is not tried again with fewer of them left.
+    """
 
     def __init__(self, operations: Sequence[Operation], step: Step, initial: Hashable) -> None:
         self.operations, self.step, self.state = operations, step, initial
         n = len(operations)
+        self.unknown = sorted((op.call_us, i) for i, op in enumerate(operations) if op.return_us is None)
         # Node 2i is the call of operation i, 2i + 1 its return; 2n is the head. At equal times calls come first: then
         # both orders are allowed.
-        times = [(op.call_us, 0, 2 * i) for i, op in enumerate(operations)]
+        times = [(op.call_us, 0, 2 * i) for i, op in enumerate(operations) if op.return_us is not None]
         times += [(op.return_us, 1, 2 * i + 1) for i, op in enumerate(operations) if op.return_us is not None]
         self.head = 2 * n
         self.after = [-1] * (2 * n + 1)
@@ -70,54 +74,81 @@ class _Search:
         for _, _, node in sorted(times):
             self.after[at], self.before[node] = node, at
             at = node
-        self.returns = sum(op.return_us is not None for op in operations)
-        self.done = 0  # bit i: operation i has its point
-        self.stack: list[tuple[int, Any]] = []
+        self.left = n - len(self.unknown)  # answered operations without a point
+        self.done = 0  # bit i: answered operation i has its point
+        self.spent = 0  # bit i: unanswered operation i has one
+        self.seen: dict[tuple[int, Any], list[int]] = {}  # (done, state) -> what was spent there, smallest sets only
+        self.stack: list[tuple[int, Any, Iterator[int]]] = []
         self.best: list[int] = []
         self.best_stuck: list[int] = []
 
     def run(self, steps_max: int) -> Verdict:
-        seen: set[tuple[int, Any]] = set()
-        operations, step, after = self.operations, self.step, self.after
-        node, steps = after[self.head], 0
-        while self.returns:
+        operations, step = self.operations, self.step
+        choices, steps = self._choices(), 0
+        while self.left:
+            i = next(choices, -1)
             steps += 1
             if steps > steps_max:
                 return self._verdict(False, True, steps)
-            if node != -1 and not node & 1:
-                i = node >> 1
-                op = operations[i]
-                state = step(self.state, op.request, op.answer, op.return_us is not None)
-                if state is not None and (self.done | 1 << i, state) not in seen:
-                    seen.add((self.done | 1 << i, state))
-                    self._take(i, state)
-                    node = after[self.head]
-                else:
-                    node = after[node]
+            if i == -1:
+                self._remember()
+                if not self.stack:
+                    return self._verdict(False, False, steps)
+                choices = self._put_back()
                 continue
-            # The return of an operation without a point, or the end: nothing that could come next fits.
-            self._remember()
-            if not self.stack:
-                return self._verdict(False, False, steps)
-            node = after[self._put_back()]
+            op = operations[i]
+            known = op.return_us is not None
+            state = step(self.state, op.request, op.answer, known)
+            if state is None or (not known and state == self.state):
+                continue
+            done, spent = (self.done | 1 << i, self.spent) if known else (self.done, self.spent | 1 << i)
+            if self._is_new(done, spent, state):
+                self._take(i, known, state, choices)
+                self.done, self.spent = done, spent
+                choices = self._choices()
         return self._verdict(True, False, steps)
 
-    def _take(self, i: int, state: Any) -> None:
-        self.stack.append((i, self.state))
-        self.state, self.done = state, self.done | 1 << i
-        self._unlink(2 * i)
-        if self.operations[i].return_us is not None:
-            self._unlink(2 * i + 1)
-            self.returns -= 1
+    def _choices(self) -> Iterator[int]:
+        """Operations that may come next: called before the first return of one that has no point."""
+        node = self.after[self.head]
+        while not node & 1:
+            yield node >> 1
+            node = self.after[node]
+        first_return_us = self.operations[node >> 1].return_us
+        assert first_return_us is not None
+        for call_us, i in self.unknown:
+            if call_us > first_return_us:
+                return
+            if not self.spent >> i & 1:
+                yield i
 
-    def _put_back(self) -> int:
-        i, self.state = self.stack.pop()
+    def _is_new(self, done: int, spent: int, state: Any) -> bool:
+        """Not tried before with the same or more unanswered operations left."""
+        tried = self.seen.setdefault((done, state), [])
+        if any(other & spent == other for other in tried):
+            return False
+        tried[:] = [other for other in tried if spent & other != spent]
+        tried.append(spent)
+        return True
+
+    def _take(self, i: int, known: bool, state: Any, choices: Iterator[int]) -> None:
+        self.stack.append((i, self.state, choices))
+        self.state = state
+        if known:
+            self._unlink(2 * i)
+            self._unlink(2 * i + 1)
+            self.left -= 1
+
+    def _put_back(self) -> Iterator[int]:
+        i, self.state, choices = self.stack.pop()
+        if self.operations[i].return_us is None:
+            self.spent &= ~(1 << i)
+            return choices
         self.done &= ~(1 << i)
-        if self.operations[i].return_us is not None:
-            self._link(2 * i + 1)
-            self.returns += 1
+        self._link(2 * i + 1)
         self._link(2 * i)
-        return 2 * i
+        self.left += 1
+        return choices
 
     def _unlink(self, node: int) -> None:
         before, after = self.before[node], self.after[node]
@@ -132,18 +163,12 @@ class _Search:
             self.before[after] = node
 
     def _remember(self) -> None:
-        if len(self.stack) < len(self.best) or self.best_stuck and len(self.stack) == len(self.best):
+        if len(self.stack) <= len(self.best) and self.best_stuck:
             return
-        self.best = [i for i, _ in self.stack]
-        self.best_stuck = []
-        node = self.after[self.head]
-        while node != -1 and not node & 1:
-            self.best_stuck.append(node >> 1)
-            node = self.after[node]
+        self.best = [i for i, _, _ in self.stack]
+        self.best_stuck = list(self._choices())
 
     def _verdict(self, ok: bool, undecided: bool, steps: int) -> Verdict:
-        order = [i for i, _ in self.stack] if ok else self.best
+        order = [i for i, _, _ in self.stack] if ok else self.best
         stuck = [] if ok else self.best_stuck
-        return Verdict(
-            ok, undecided, steps, [self.operations[i] for i in order], [self.operations[i] for i in stuck]
-        )
+        return Verdict(ok, undecided, steps, [self.operations[i] for i in order], [self.operations[i] for i in stuck])

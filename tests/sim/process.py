@@ -17,7 +17,6 @@ from nodedb_node.native.wal import Record
 from nodedb_node.raft import configuration as configurations
 from nodedb_node.raft.messages import (
     CONFIG,
-    DATA,
     NOBODY,
     AppendEntries,
     AppendResponse,
@@ -28,9 +27,12 @@ from nodedb_node.raft.messages import (
     NotLeader,
     QuarantineChanged,
     Removed,
+    RequestVote,
     Role,
     RoleChanged,
     SnapshotOffered,
+    SnapshotResponse,
+    VoteResponse,
 )
 from nodedb_node.storage.recovery import LogDamaged, Recovered
 from tests.sim.checkers import Checkers, require
@@ -45,6 +47,7 @@ DELIVERED, TICK, DURABLE, REQUEST, DIED, STARTED = range(6)
 _encode = msgspec.msgpack.Encoder().encode
 CHUNKS = 3
 FETCH_TIMEOUT_US = 500_000
+CHECKED = frozenset({AppendEntries, AppendResponse, RequestVote, SnapshotResponse, VoteResponse})
 
 
 class Fetch(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=30):
@@ -161,6 +164,8 @@ class Process:
         except LogDamaged as error:
             # Only what came before the damage is believed, and the groups neither vote nor lead until released.
             self.was_damaged = True
+            if self.cluster.verbose:
+                print("damaged", self.node, error)
             self.world.fault("disk.damage-found")
             self.disk.cut_damage(error.file, error.offset)
             recovered = self.disk.recover()
@@ -313,7 +318,7 @@ class Process:
             if self.log.full:
                 self._refuse(request, NOBODY)
                 return
-            result = core.propose(now, len(request.payload), DATA, request.payload)
+            result = core.propose(now, len(request.payload), request.payload)
             if isinstance(result, tuple):
                 index, term = result
                 self.waiting[request.group][index] = (term, request)
@@ -351,6 +356,9 @@ class Process:
                 self._check_append(group, log, record.first, entries)
             log.take(record, records, effects)
         self.pending.append((turn.number, records, effects))
+        for group, event in turn.events:
+            if type(event) is RoleChanged and event.role is Role.LEADER:
+                self.cluster.elected(self, group, event.term)
         if turn.free:
             self._send(turn.free)
         if turn.after:
@@ -370,7 +378,7 @@ class Process:
         core = self.machine.groups[group]
         for index, entry in enumerate(entries, first):
             if entry.kind == CONFIG and core.role is Role.LEADER and entry.term == core.term:
-                self.checkers.proposed_configuration(group, log, index, log.last_config())
+                self.checkers.proposed_configuration(group, core.commit, index, log.last_config())
         self.checkers.appended(group, log, first, entries)
 
     def _send(self, by_peer: dict[int, list[Any]]) -> None:
@@ -380,7 +388,7 @@ class Process:
                 kind = type(message)
                 if kind is AppendEntries:
                     message = self._attach(message)
-                elif kind is not AppendResponse and hasattr(message, "group"):
+                if kind in CHECKED:
                     self._check_sent(message)
                 frame.append(message)
             target = self.cluster.process(peer, self.worker)
@@ -454,9 +462,6 @@ class Process:
         held = self.held
         while held and held[0][0] <= number:
             _, messages = held.popleft()
-            for batch in messages.values():
-                for message in batch:
-                    self._check_sent(message)
             self._send(messages)
             if self.crash_here("after-send"):
                 return
@@ -494,9 +499,9 @@ class Process:
                     self.cluster.answer(self, request, "done", answer)
                 else:
                     self._refuse(request, NOBODY)
-        self.machine.core(group).applied(last)
+        self.machine.core(group).applied_to(last)
         self._serve(group)
-        if store.applied - log.mark_index >= self.cluster.spec.checkpoint_entries and group not in self.checkpointing:
+        if store.applied - log.mark_index >= self.cluster.spec.cluster.checkpoint_entries and group not in self.checkpointing:
             self._checkpoint(group)
 
     def _checkpoint(self, group: int) -> None:
@@ -520,7 +525,7 @@ class Process:
         term = log.term_at(snapshot.applied)
         assert term == snapshot.term
         records = log.compact(snapshot.applied, term, snapshot.config_index, snapshot.configuration)
-        self.machine.core(group).compacted(snapshot.applied, term)
+        self.machine.core(group).compacted(snapshot.applied)
         self.pending.append((self.taken_turn, records, []))
         self.turn()
 
@@ -576,10 +581,7 @@ class Process:
 
     def _on_event(self, group: int, event: Any) -> None:
         kind = type(event)
-        if kind is RoleChanged:
-            if event.role is Role.LEADER:
-                self.cluster.elected(self, group, event.term)
-        elif kind is SnapshotOffered:
+        if kind is SnapshotOffered:
             self._offered(group, event.offer)
         elif kind is Removed:
             self._removed(group)

@@ -160,6 +160,9 @@ class Log:
         ahead = snapshot is not None and snapshot.applied > self.mark_index
         records = self._behind(snapshot) if ahead and snapshot else []
         self.durable = self.last
+        last_term = self.term_at(self.last) or 0
+        if last_term > self.vote[0]:  # the hard state was lost, entries of a later term were not
+            self.vote = self.durable_vote = (last_term, 0, 0)
         return records
 
     def _behind(self, snapshot: Snapshot) -> list[Record]:

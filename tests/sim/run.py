@@ -86,7 +86,7 @@ class Run:
             if leader is None:
                 continue
             core = leader.machine.core(group)
-            change = self.injector.change(group, core.configuration, leader.node)
+            change = self.injector.change(group, core.configs[-1][1], leader.node)
             if change is not None:
                 core.propose_config(leader.now(), change)
                 leader.turn()
@@ -98,9 +98,9 @@ class Run:
             if leader is None:
                 return f"group {group} has no leader"
             core, store = leader.machine.groups[group], leader.stores[group]
-            if core.configuration.outgoing:
+            if core.configs[-1][1].outgoing:
                 return f"group {group} is in a joint configuration"
-            for node, replica in configurations.members(core.configuration).items():
+            for node, replica in configurations.members(core.configs[-1][1]).items():
                 process = self.cluster.process(node, leader.worker)
                 log = process.logs.get(group)
                 if not process.alive or log is None or log.replica != replica:
@@ -118,7 +118,7 @@ class Run:
             leader = self.cluster.leader(group)
             assert leader is not None
             state = leader.stores[group].state()
-            for node in configurations.members(leader.machine.groups[group].configuration):
+            for node in configurations.members(leader.machine.groups[group].configs[-1][1]):
                 other = self.cluster.process(node, leader.worker).stores[group].state()
                 require(state == other, "equal states", f"group {group}: nodes {leader.node} and {node}")
         for workload in self.workloads:
