@@ -209,8 +209,16 @@ class Checkers:
         require(latest <= term, "lease", f"group {group}: node {node} reads in term {term}, a leader of {latest} exists")
 
 
+class Gone(NamedTuple):
+    """A replica that will never speak again: removed, or its disk was lost. It can take nothing back."""
+
+    replica: int
+
+
 def holds(log: Any, member: Member, index: int, term: int) -> bool:
     """Has that replica the entry, or a snapshot beyond it, on its disk?"""
+    if type(log) is Gone:
+        return log.replica >= member.replica
     if log is None or log.replica != member.replica or log.durable < index:
         return False
     return log.term_at(index) in (term, None)

@@ -9,7 +9,7 @@ from typing import Any
 
 from nodedb_node.raft import configuration as configurations
 from nodedb_node.raft.messages import CaughtUp, Configuration, GroupConfig, Role
-from tests.sim.checkers import Checkers, require
+from tests.sim.checkers import Checkers, Gone, require
 from tests.sim.lanes import LaneTwin
 from tests.sim.network import Network, Weather
 from tests.sim.process import Process, Request
@@ -54,7 +54,7 @@ class Cluster:
             inflight_messages_max=shape.inflight_messages_max,
             uncommitted_bytes_max=shape.uncommitted_bytes_max,
         )
-        self.verbose = True
+        self.verbose = False
         self.transfers = 0
         self.crashing = True
         self.caught_up: dict[int, set[int]] = {group: set() for group in self.groups}
@@ -97,7 +97,11 @@ class Cluster:
         return [self.processes[node, self.worker_of(group)] for node in self.nodes]
 
     def logs_of(self, group: int) -> dict[int, Any]:
-        return {process.node: process.logs.get(group) for process in self.hosts(group)}
+        logs = {}
+        for process in self.hosts(group):
+            log = process.logs.get(group)
+            logs[process.node] = Gone(process.catalog.tombstones.get(group, -1)) if log is None else log
+        return logs
 
     def leader(self, group: int) -> Process | None:
         """Who leads in the highest term, among those that run."""

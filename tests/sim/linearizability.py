@@ -101,6 +101,8 @@ class _Search:
             state = step(self.state, op.request, op.answer, known)
             if state is None or (not known and state == self.state):
                 continue
+            if state == self.state:
+                choices = iter(())  # it fits here and changes nothing: wherever else it fits, it fits here as well
             done, spent = (self.done | 1 << i, self.spent) if known else (self.done, self.spent | 1 << i)
             if self._is_new(done, spent, state):
                 self._take(i, known, state, choices)
@@ -116,10 +118,13 @@ class _Search:
             node = self.after[node]
         first_return_us = self.operations[node >> 1].return_us
         assert first_return_us is not None
+        tried = set()
         for call_us, i in self.unknown:
             if call_us > first_return_us:
                 return
-            if not self.spent >> i & 1:
+            # Of equal ones the earliest will do: it could be anywhere where the others could.
+            if not self.spent >> i & 1 and self.operations[i].request not in tried:
+                tried.add(self.operations[i].request)
                 yield i
 
     def _is_new(self, done: int, spent: int, state: Any) -> bool:

@@ -4,7 +4,7 @@ them. Four kinds: register, counter, list (append), set.
 Values are hashable and never changed in place, so a snapshot of a state is a copy of the dictionary of keys.
 """
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from typing import Any
 
 INITIAL: dict[str, Any] = {"register": None, "counter": 0, "list": (), "set": ()}
@@ -33,15 +33,35 @@ def apply(kind: str, value: Any, request: tuple[Any, ...]) -> tuple[Any, Any]:
     return tuple(sorted((*value, request[1]))), True
 
 
-def step(kind: str) -> Any:
-    """The sequential model of that kind, as linearizability.check wants it."""
+def step(kind: str, history: Iterable[Any] = ()) -> Any:
+    """The sequential model of that kind, as linearizability.check wants it. history: operations known to be judged; of
+    lists and sets, which only grow, the longest answer tells early which states lead nowhere."""
+    longest = max((op.answer for op in history if is_whole(op)), key=len, default=())
 
     def stepped(value: Any, request: tuple[Any, ...], answer: Any, known: bool) -> Hashable | None:
         after, right = apply(kind, value, request)
+        if known and right != answer:
+            return None
+        if longest and not grows(kind, after, longest):
+            return None
+        if kind == "list" and len(after) > len(longest):
+            after = (*longest, *[None] * (len(after) - len(longest)))  # nobody saw what: only its length counts
         # A wrapper, as None is a register's first value and must not read as "does not fit".
-        return (after,) if not known or right == answer else None
+        return (after,)
 
     return lambda state, request, answer, known: stepped(state[0], request, answer, known)
+
+
+def is_whole(operation: Any) -> bool:
+    """A read that shows a whole list or set."""
+    return operation.request[0] == "read" and isinstance(operation.answer, tuple)
+
+
+def grows(kind: str, state: tuple[Any, ...], longest: tuple[Any, ...]) -> bool:
+    """Can the state still become `longest`, or has it come from there?"""
+    if kind == "list":
+        return state[: len(longest)] == longest[: len(state)]
+    return set(state) <= set(longest) or set(state) >= set(longest)
 
 
 def initial(kind: str) -> Hashable:

@@ -85,7 +85,7 @@ class Workload:
         for client in self.clients:
             client.give_up()
         for key, history in self.histories.items():
-            verdict = check(history, models.step(self.kind), models.initial(self.kind))
+            verdict = check(history, models.step(self.kind, history), models.initial(self.kind))
             if verdict.undecided:
                 self.undecided += 1
             elif not verdict.ok:
