@@ -33,9 +33,9 @@ def apply(kind: str, value: Any, request: tuple[Any, ...]) -> tuple[Any, Any]:
     return tuple(sorted((*value, request[1]))), True
 
 
-def step(kind: str, history: Iterable[Any] = ()) -> Any:
-    """The sequential model of that kind, as linearizability.check wants it. history: operations known to be judged; of
-    lists and sets, which only grow, the longest answer tells early which states lead nowhere."""
+def step(kind: str, history: Iterable[Any]) -> Any:
+    """The sequential model of that kind, as linearizability.check wants it. history: what is to be judged; of lists and
+    sets, which only grow, its longest answer tells early which states lead nowhere."""
     longest = max((op.answer for op in history if is_whole(op)), key=len, default=())
 
     def stepped(value: Any, request: tuple[Any, ...], answer: Any, known: bool) -> Hashable | None:

@@ -13,7 +13,7 @@ from tests.sim.linearizability import Operation, Verdict, by_key, check
 def history(kind: str, *rows: tuple[Any, ...]) -> Verdict:
     """Rows: (call, return or None, request, answer)."""
     operations = [Operation(i, call, ret, request, answer) for i, (call, ret, request, answer) in enumerate(rows)]
-    return check(operations, models.step(kind), models.initial(kind))
+    return check(operations, models.step(kind, operations), models.initial(kind))
 
 
 def test_one_after_the_other() -> None:
@@ -74,8 +74,8 @@ def test_keys_are_judged_apart() -> None:
 
 def test_a_search_without_end_is_given_up_and_says_so() -> None:
     rows = [Operation(i, 0, None, ("append", i)) for i in range(20)]
-    rows.append(Operation(99, 0, 100, ("read",), (*range(19), 99)))
-    verdict = check(rows, models.step("list"), models.initial("list"), steps_max=500)
+    rows.append(Operation(99, 0, 100, ("append", 99), 77))
+    verdict = check(rows, models.step("list", ()), models.initial("list"), steps_max=500)
     assert verdict.undecided
     assert not verdict.ok
 
@@ -84,7 +84,7 @@ def test_a_search_without_end_is_given_up_and_says_so() -> None:
 def test_a_long_good_history_is_judged_fast(kind: str) -> None:
     rng = random.Random(3)
     operations, _ = random_history(rng, kind, 400, 6)
-    verdict = check(operations, models.step(kind), models.initial(kind))
+    verdict = check(operations, models.step(kind, operations), models.initial(kind))
     assert verdict.ok
     assert verdict.steps < 60_000
 
