@@ -7,6 +7,7 @@ another leader begins. The checkers see all replicas at once and never tell the 
 once recorded (a leader of a term, a vote, an entry at an index and term, a committed entry) is never replaced.
 """
 
+from bisect import bisect_left
 from typing import Any, NamedTuple, Protocol
 from zlib import crc32
 
@@ -58,6 +59,7 @@ class Truth:
         self.votes: dict[tuple[int, int, int], tuple[int, int]] = {}  # (node, replica, term) -> candidate
         self.entries: dict[tuple[int, int], Known] = {}  # (index, term)
         self.committed: list[int] = [0]  # term by index
+        self.committed_in: list[int] = [0]  # by index, the term of who first said so; rises
         self.chains: list[int] = [0]  # the state's hash by index, as the first replica that applied it had it
         self.configurations: list[tuple[int, Configuration]] = [(0, founders)]  # committed ones
         self.max_leader_term = 0
@@ -106,9 +108,9 @@ class Checkers:
         other = truth.leaders.setdefault(term, me)
         require(other == me, "election safety", f"group {group} term {term}: leaders {other} and {me}")
         truth.max_leader_term = max(term, truth.max_leader_term)
-        last = len(truth.committed) - 1
+        last = bisect_left(truth.committed_in, term) - 1
         require(
-            last == 0 or log.term_at(last) in (truth.committed[last], None) and log.last >= last,
+            last <= 0 or log.term_at(last) in (truth.committed[last], None) and log.last >= last,
             "leader completeness",
             f"group {group} term {term}: {me} has term {log.term_at(last)} at {last}, committed in term",
             truth.committed[last],
@@ -124,11 +126,15 @@ class Checkers:
         elif kind is AppendResponse:
             # What a later term truncated meanwhile was durable in this one.
             if message.ok and message.term == log.vote[0]:
-                require(message.index <= log.durable, "persist before promise", f"group {group}: {message}", log.durable)
+                require(
+                    message.index <= log.durable, "persist before promise", f"group {group}: {message}", log.durable
+                )
             require(message.term <= log.durable_vote[0], "term before promise", f"group {group}: {message}")
         elif kind is SnapshotResponse:
             if message.ok:
-                require(message.index <= log.durable, "persist before promise", f"group {group}: {message}", log.durable)
+                require(
+                    message.index <= log.durable, "persist before promise", f"group {group}: {message}", log.durable
+                )
         elif kind is VoteResponse:
             if message.granted and not message.pre:
                 self._voted(group, log, message.term, (message.receiver, message.receiver_replica))
@@ -145,11 +151,18 @@ class Checkers:
     # ---- commits ----
 
     def committed(
-        self, group: int, log: ReplicaLog, first: int, last: int, beliefs: list[Configuration], logs: dict[int, Any]
+        self,
+        group: int,
+        log: ReplicaLog,
+        first: int,
+        last: int,
+        term_now: int,
+        beliefs: list[Configuration],
+        logs: dict[int, Any],
     ) -> None:
         """State machine safety for what a replica reports committed; the first to report shows a durable quorum.
 
-        beliefs: the reporter's configuration and the leader's; logs: by node, the group's replicas, dead ones too.
+        term_now: the reporter's; beliefs: the reporter's configuration and the leader's; logs: by node, the group's replicas, dead ones too.
         """
         truth = self.truths[group]
         known = truth.committed
@@ -161,6 +174,7 @@ class Checkers:
             else:
                 require(index == len(known), "commit without hole", f"group {group} {first}..{last}")
                 known.append(term)
+                truth.committed_in.append(max(term_now, truth.committed_in[-1]))
                 if index == last:
                     self._backed(group, index, term, beliefs, logs)
 
@@ -185,7 +199,9 @@ class Checkers:
             fits = configuration.outgoing == before.voters
         else:
             fits = configuration.voters == before.voters
-        require(fits or not before.voters, "configuration safety", f"group {group} {index}: {before} to {configuration}")
+        require(
+            fits or not before.voters, "configuration safety", f"group {group} {index}: {before} to {configuration}"
+        )
         known.append((index, configuration))
 
     # ---- the state ----
@@ -206,7 +222,9 @@ class Checkers:
     def lease_used(self, group: int, term: int, node: int) -> None:
         """A read under a lease: nobody leads in a later term."""
         latest = self.truths[group].max_leader_term
-        require(latest <= term, "lease", f"group {group}: node {node} reads in term {term}, a leader of {latest} exists")
+        require(
+            latest <= term, "lease", f"group {group}: node {node} reads in term {term}, a leader of {latest} exists"
+        )
 
 
 class Gone(NamedTuple):

@@ -196,9 +196,7 @@ class SimLog:
         return True
 
     def _encode(self, records: list[Record]) -> tuple[bytes, int]:
-        return wal.append_encode(
-            records, self.segment.segment_id, self.sequence, self.prev_crc, self.used, self.flags
-        )
+        return wal.append_encode(records, self.segment.segment_id, self.sequence, self.prev_crc, self.used, self.flags)
 
     def _next_segment(self) -> None:
         last = [0] * wal.GROUPS_MAX

@@ -483,8 +483,8 @@ class Process:
 
     def _apply(self, group: int, first: int, last: int) -> None:
         log, store, core = self.logs[group], self.stores[group], self.machine.groups[group]
-        configurations_ = self.cluster.configurations_of(group, core)
-        self.checkers.committed(group, log, first, last, configurations_, self.cluster.logs_of(group))
+        beliefs, logs = self.cluster.configurations_of(group, core), self.cluster.logs_of(group)
+        self.checkers.committed(group, log, first, last, core.term, beliefs, logs)
         waiting = self.waiting[group]
         for index, entry in enumerate(log.slice(first, last), first):
             answer = store.apply(index, entry)
@@ -501,7 +501,10 @@ class Process:
                     self._refuse(request, NOBODY)
         self.machine.core(group).applied_to(last)
         self._serve(group)
-        if store.applied - log.mark_index >= self.cluster.spec.cluster.checkpoint_entries and group not in self.checkpointing:
+        if (
+            store.applied - log.mark_index >= self.cluster.spec.cluster.checkpoint_entries
+            and group not in self.checkpointing
+        ):
             self._checkpoint(group)
 
     def _checkpoint(self, group: int) -> None:
@@ -569,9 +572,7 @@ class Process:
         self.outgoing[group, transfer] = snapshot
         while len(self.outgoing) > 16:
             del self.outgoing[next(iter(self.outgoing))]
-        core.offer_snapshot(
-            self.now(), wanted.node, snapshot.applied, snapshot.term, transfer
-        )
+        core.offer_snapshot(self.now(), wanted.node, snapshot.applied, snapshot.term, transfer)
 
     def _on_fetch(self, peer: int, fetch: Fetch) -> None:
         known = (fetch.group, fetch.transfer) in self.outgoing

@@ -56,9 +56,7 @@ def test_a_command_applied_twice_is_seen() -> None:
 
 
 def test_a_lost_append_is_seen() -> None:
-    assert not history(
-        "list", (0, 1, ("append", 1), 1), (2, 3, ("append", 2), 2), (4, 5, ("read",), (2,))
-    ).ok
+    assert not history("list", (0, 1, ("append", 1), 1), (2, 3, ("append", 2), 2), (4, 5, ("read",), (2,))).ok
 
 
 def test_cas_cannot_win_twice() -> None:
@@ -68,7 +66,11 @@ def test_cas_cannot_win_twice() -> None:
 
 
 def test_keys_are_judged_apart() -> None:
-    rows = [("a", Operation(0, 0, 1, ("read",))), ("b", Operation(1, 0, 1, ("read",))), ("a", Operation(0, 2, 3, ("read",)))]
+    rows = [
+        ("a", Operation(0, 0, 1, ("read",))),
+        ("b", Operation(1, 0, 1, ("read",))),
+        ("a", Operation(0, 2, 3, ("read",))),
+    ]
     assert {key: len(ops) for key, ops in by_key(rows).items()} == {"a": 2, "b": 1}
 
 
