@@ -1,5 +1,6 @@
 """What recovery does with files that are not what was written: cut the torn, refuse the rest, and say where."""
 
+import errno
 import os
 import random
 from pathlib import Path
@@ -12,7 +13,7 @@ from nodedb_node.errors import Exit, StartError
 from nodedb_node.multiraft.log import RaftLog
 from nodedb_node.multiraft.start import LogConfig, open_log
 from nodedb_node.native import wal
-from nodedb_node.native.wal import Record
+from nodedb_node.native.wal import Record, Segment
 from nodedb_node.storage.directory import LogDirectory
 from nodedb_node.storage.recovery import LogDamaged, LogTooNew
 from tests.conformance.test_wal import held, propose
@@ -200,3 +201,30 @@ def test_a_failed_sync_is_final_and_what_was_acknowledged_stays(tmp_path: Path) 
     opened(LogDirectory(str(tmp_path)), got).close(mark=True)
     assert got[:2] == [b"one", b"two"]
     assert got[2:] in ([], [b"three"])
+
+
+def test_an_entry_far_behind_the_first_mark_is_no_damage() -> None:
+    """Compaction writes the marks of all groups anew, also that of a group whose log is far ahead of its mark. When older
+    segments die later, the stale mark is the first thing the log says of the group."""
+    rows = [
+        [Record(wal.COMPACT, 0, 3, 50)],
+        [Record(wal.ENTRY, 0, 4, 90, b"a"), Record(wal.ENTRY, 0, 4, 91, b"b")],
+        [Record(wal.COMPACT, 0, 4, 90)],
+    ]
+    book, end = taken(rows)
+    assert (book.first, book.last, book.compact_index) == (91, 91, 90)
+    assert end == 0
+    assert taken([*rows, [Record(wal.ENTRY, 0, 4, 93, b"hole")]])[1] == -errno.ENOENT
+
+
+def taken(appends: list[list[Record]]) -> tuple[Any, int]:
+    """Group 0 of a log whose oldest segment left holds these appends, and the code of reading it."""
+    header, view = Segment(7, 4, 9, 64 * 1024), bytearray(64 * 1024)
+    off, prev_crc = wal.HEADER_BYTES, 0
+    for sequence, records in enumerate(appends, 100):
+        data, prev_crc = wal.append_encode(records, header.segment_id, sequence, prev_crc, off)
+        view[off : off + len(data)] = data
+        off += len(data)
+    with wal.Book() as book:
+        code, _, _ = book.take(header, view)
+        return book.group(0), code
