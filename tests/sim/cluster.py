@@ -10,7 +10,7 @@ from typing import Any
 from nodedb_node.raft import configuration as configurations
 from nodedb_node.raft.messages import CaughtUp, Configuration, GroupConfig, Role
 from tests.sim.checkers import Checkers, Gone, require
-from tests.sim.lanes import LaneTwin
+from tests.sim.machine import Machine
 from tests.sim.network import Network, Weather
 from tests.sim.process import Process, Request
 from tests.sim.spec import Spec
@@ -100,7 +100,7 @@ class Cluster:
         logs = {}
         for process in self.hosts(group):
             log = process.logs.get(group)
-            logs[process.node] = Gone(process.catalog.tombstones.get(group, -1)) if log is None else log
+            logs[process.node] = Gone(process.tombstones.get(group, -1)) if log is None else log
         return logs
 
     def leader(self, group: int) -> Process | None:
@@ -130,8 +130,43 @@ class Cluster:
     def world_time(self, node: int, local_us: int) -> int:
         return self.clocks[node].when(local_us)
 
-    def machine(self, node: int) -> LaneTwin:
-        return LaneTwin(node, self.settings, self.world.rng)
+    def machine(self, node: int, generation: int) -> Machine:
+        return Machine(node, self.settings, generation, self.world.rng, self.clock(node))
+
+    # ---- sessions ----
+
+    def greet(self, process: Process) -> None:
+        """A process that begins opens sessions with its peers' processes, as soon as it can reach them."""
+        for node in self.nodes:
+            if node != process.node:
+                self.world.after(self.world.between(200, 5_000), self._session, process, process.life, node)
+
+    def _session(self, process: Process, life: int, node: int) -> None:
+        if process.life != life:
+            return
+        peer = self.process(node, process.worker)
+        both_ways = self.network.open(process.node, node) and self.network.open(node, process.node)
+        if not peer.alive or peer.paused or process.paused or not both_ways:
+            self.world.after(300_000, self._session, process, life, node)
+            return
+        for one, other in ((process, peer), (peer, process)):
+            one.machine.lane_up(one.now(), other.node, other.generation)
+            one.turn()
+            if not one.alive:
+                return
+
+    def parted(self, process: Process) -> None:
+        """Peers notice the end of a process after a while, some only when the next one greets."""
+        for node in self.nodes:
+            peer = self.process(node, process.worker)
+            if peer is not process and peer.alive and self.world.chance(0.6):
+                delay = self.world.between(100, 400_000)
+                self.world.after(delay, self._lane_down, peer, peer.life, process.node, process.generation)
+
+    def _lane_down(self, process: Process, life: int, node: int, generation: int) -> None:
+        if process.life == life and not process.paused:
+            process.machine.lane_down(process.now(), node, generation)
+            process.turn()
 
     # ---- chance, asked by processes ----
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from nodedb_node.native import wal
-from nodedb_node.native.wal import Record, Segment
+from nodedb_node.native.wal import Book, Record, Segment
 from nodedb_node.storage import recovery
 from nodedb_node.storage.recovery import Recovered
 from nodedb_node.storage.segments import SegmentBook
@@ -136,29 +136,39 @@ class SimDisk:
 
 
 class SimLog:
-    """The writer: one append in flight, segments that fill and die. `full` refuses appends that are no reserve."""
+    """The writer: one append in flight, segments that fill and die, and the live book of all that is in them. `full`
+    refuses appends that are no reserve."""
 
     def __init__(self, disk: SimDisk, recovered: Recovered | None) -> None:
-        """Continues behind what was recovered; `again` has to be written first if it is not empty."""
+        """Continues behind what was recovered, whose book it takes; `again` has to be written first if not empty."""
         self.disk = disk
-        self.book = SegmentBook()
-        self.last: dict[int, int] = {}  # by log group
+        self.segments = SegmentBook()
+        self.last = wal.group_array()
         self.full = False
-        segments = recovered.segments if recovered else []
-        for known in segments:
-            self.book.close_segment(known.header.number, known.last, known.header.bytes)
+        rows = recovered.segments if recovered else []
+        for known in rows:
+            self.segments.close_segment(known.header.number, known.last, known.header.bytes)
             for group, index in enumerate(known.last):
-                if index:
-                    self.last[group] = max(index, self.last.get(group, 0))
+                self.last[group] = max(index, self.last[group])
         end = recovered.end if recovered else None
         self.again = recovered.again() if recovered else []
+        self.book = recovered.book if recovered else Book()
         self.flags = wal.FLAG_AGAIN if self.again else 0
         self.sequence = (recovered.sequence if recovered else 0) + (0 if self.again else 1)
         self.prev_crc = 0 if end is None else end.prev_crc if self.again else end.crc
-        self.segment = disk.make(segments[-1].header.number + 1 if segments else 1)
+        self.segment = disk.make(rows[-1].header.number + 1 if rows else 1)
         self.used = wal.HEADER_BYTES
         self.busy = False
         self.dead_before = 0
+
+    def close(self) -> None:
+        self.book.close()
+
+    def write_now(self, records: list[Record]) -> None:
+        """At a start: durable before anything else happens."""
+        if records:
+            self.begin(records)
+            self.complete()
 
     def begin(self, records: list[Record]) -> int:
         """Write one append to the page cache; its bytes. It is durable when `complete` was called."""
@@ -168,11 +178,11 @@ class SimLog:
             self._next_segment()
             data, crc = self._encode(records)
         self.disk.write(self.segment.number, self.used, data)
+        array, keep = wal.records_array(records)
+        self.book.write(array, len(records), self.segment.number, self.used, self.last)
+        del keep
         self.used += len(data)
         self.sequence, self.prev_crc, self.flags = self.sequence + 1, crc, 0
-        for record in records:
-            if record.type == wal.ENTRY:
-                self.last[record.group] = max(record.index, self.last.get(record.group, 0))
         self.busy = True
         return len(data)
 
@@ -181,27 +191,24 @@ class SimLog:
         self.busy = False
         self.disk.sync(self.segment.number)
         if self.dead_before:
-            self.book.forget_before(self.dead_before)
+            self.segments.forget_before(self.dead_before)
             self.disk.drop_before(self.dead_before)
             self.dead_before = 0
 
     def dying(self, covered: dict[int, int]) -> bool:
-        """Would segments die if everything that must stay were written anew now? covered: by log group, the index that
-        a durable checkpoint and a compaction mark reach."""
-        dead_before = self.book.dead_before(covered, self.segment.number)
-        oldest = min(self.disk.files)
-        if dead_before <= oldest:
+        """Would segments die if everything that must stay were written anew now? covered: by group, the index that a
+        durable checkpoint and a compaction mark reach."""
+        dead_before = self.segments.dead_before(covered, self.segment.number)
+        if dead_before <= min(self.disk.files):
             return False
         self.dead_before = dead_before
         return True
 
     def _encode(self, records: list[Record]) -> tuple[bytes, int]:
-        return wal.append_encode(records, self.segment.segment_id, self.sequence, self.prev_crc, self.used, self.flags)
+        at = (self.segment.segment_id, self.sequence, self.prev_crc, self.used, self.flags)
+        return wal.append_encode(records, *at)
 
     def _next_segment(self) -> None:
-        last = [0] * wal.GROUPS_MAX
-        for group, index in self.last.items():
-            last[group] = index
-        self.book.close_segment(self.segment.number, last, self.segment.bytes)
+        self.segments.close_segment(self.segment.number, list(self.last), self.segment.bytes)
         self.segment = self.disk.make(self.segment.number + 1)
         self.used = wal.HEADER_BYTES

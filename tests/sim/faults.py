@@ -188,13 +188,13 @@ class Injector:
     def do_wipe(self, for_us: int) -> bool:
         """The directory is lost. The node comes back under a new incarnation: its old replicas are never alive again."""
         process = self._process()
-        if not self._may_harm(process) or not process.catalog.places:
+        if not process.alive or not process.logs or not self._may_harm(process):
             return False
         process.die()
         process.life += 1
-        for group, place in process.catalog.places.items():
-            process.catalog.tombstones[group] = place.replica
-        process.catalog.places.clear()
+        for group, log in process.logs.items():
+            process.tombstones[group] = max(log.replica, process.tombstones.get(group, -1))
+        process.founded.clear()
         process.disk = SimDisk()
         process.logs = {}
         self.cluster.restart_later(process)
@@ -202,7 +202,7 @@ class Injector:
 
     def _may_harm(self, process: Process) -> bool:
         """Would every group keep a majority of whole voters, and is no change under way that counts on this one?"""
-        for group in process.catalog.places:
+        for group in process.logs:
             hosts = self.cluster.hosts(group)
             voters = self._voters(group)
             if not voters:
@@ -302,7 +302,7 @@ class Injector:
 
     def _is_gone(self, group: int, node: int, replica: int) -> bool:
         process = self.cluster.process(node, self.cluster.worker_of(group))
-        return process.catalog.tombstones.get(group, -1) >= replica
+        return process.tombstones.get(group, -1) >= replica
 
     # ---- picking ----
 

@@ -12,8 +12,11 @@ from zlib import crc32
 
 import msgspec
 
+from nodedb_node.multiraft import books
+from nodedb_node.multiraft.books import KIND_OF_WAL, Carried
+from nodedb_node.multiraft.messages import Turn
 from nodedb_node.native import wal
-from nodedb_node.native.wal import Record
+from nodedb_node.native.wal import GroupBook, Record
 from nodedb_node.raft import configuration as configurations
 from nodedb_node.raft.messages import (
     CONFIG,
@@ -27,7 +30,10 @@ from nodedb_node.raft.messages import (
     NotLeader,
     QuarantineChanged,
     Removed,
+    ReplicaId,
     RequestVote,
+    Reset,
+    Restored,
     Role,
     RoleChanged,
     SnapshotOffered,
@@ -37,7 +43,7 @@ from nodedb_node.raft.messages import (
 from nodedb_node.storage.recovery import LogDamaged, Recovered
 from tests.sim.checkers import Checkers, require
 from tests.sim.disk import SimDisk, SimLog
-from tests.sim.lanes import LaneTwin, Turn
+from tests.sim.machine import Machine
 from tests.sim.replica import Log
 from tests.sim.store import Snapshot, Store
 from tests.sim.world import World
@@ -67,23 +73,6 @@ class Chunk(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=31):
     last: bool
 
 
-class Place(msgspec.Struct):
-    """A row of the node's catalog, durable at once: which replica of a group lives here, under which number in the log."""
-
-    replica: int
-    slot: int
-    founders: bytes
-    promised: bool = False
-
-
-class Catalog(msgspec.Struct):
-    """What outlives a process besides its disk."""
-
-    places: dict[int, Place]
-    tombstones: dict[int, int]
-    next_slot: int = 1
-
-
 class Request(NamedTuple):
     """A client's command (payload) or read (payload empty)."""
 
@@ -111,7 +100,8 @@ class Process:
         self.world: World = cluster.world
         self.checkers: Checkers = cluster.checkers
         self.disk = SimDisk()
-        self.catalog = Catalog({}, {})
+        self.founded: dict[int, bytes] = {}  # groups that begin here, and their configuration
+        self.tombstones: dict[int, int] = {}  # removed replicas; durable in the log, kept here too for lookers-on
         self.generation = self.life = 0
         self.alive = self.paused = self.hung = False
         self.logs: dict[int, Log] = {}  # of the last life, after its end
@@ -128,14 +118,7 @@ class Process:
 
     def found(self, group: int, configuration: Configuration) -> None:
         """This node is a founder of the group."""
-        self._place(group, 0, configurations.encode(configuration))
-
-    def _place(self, group: int, replica: int, founders: bytes) -> Place:
-        place = Place(replica, self.catalog.next_slot, founders)
-        self.catalog.next_slot += 1
-        assert self.catalog.next_slot < wal.GROUPS_MAX, "the log's group numbers are used up"
-        self.catalog.places[group] = place
-        return place
+        self.founded[group] = configurations.encode(configuration)
 
     def start(self) -> None:
         """A new process reads what the last one left."""
@@ -145,14 +128,14 @@ class Process:
         self.alive, self.paused, self.hung = True, False, False
         self.world.trace(STARTED, self.node, self.worker, self.generation)
         self.backlog = []
-        self.machine: LaneTwin = self.cluster.machine(self.node)
+        self.machine: Machine = self.cluster.machine(self.node, self.generation)
         self.tick_us = -1
         self.before = self.logs
         self.logs, self.stores = {}, {}
         self.pending: list[tuple[int, list[Record], list[Any]]] = []
         self.writing: tuple[int, list[Any]] | None = None
         self.held: deque[tuple[int, dict[int, list[Any]]]] = deque()
-        self.durable_turn = self.taken_turn = 0
+        self.durable_turn = self.taken_turn = self.write_began_us = 0
         self.waiting: dict[int, dict[int, tuple[int, Request]]] = {}
         self.reads: dict[int, list[tuple[Any, Request]]] = {}
         self.incoming: dict[int, Transfer] = {}
@@ -175,46 +158,56 @@ class Process:
         if recovered:
             recovered.drop_unused()
         entries = read_entries(recovered) if recovered else {}
-        self.log = SimLog(self.disk, recovered)
-        first: list[Record] = []
-        now = self.now()
-        for group, place in self.catalog.places.items():
-            first += self._restore(now, group, place, recovered, entries.get(place.slot, []))
-        if recovered:
-            recovered.close()
-        again = self.log.again
-        if again:
-            # What only the page cache may hold is durable before anything is said.
-            self.log.begin(again)
-            self.log.complete()
-        if first:
-            self.log.begin(first)
-            self.log.complete()
+        self.log = log = SimLog(self.disk, recovered)
+        # What only the page cache may hold, and what a crash kept from being written, is durable before anything is said.
+        log.write_now(log.again)
+        known = {group: log.book.group(group) for group in self.cluster.groups}
+        log.write_now([row for group, book in known.items() for row in self._first_records(group, book)])
+        for group, before in known.items():
+            book = log.book.group(group)
+            if book.known and not book.removed:
+                self._restore(group, book, entries.get(group, []), before.known)
+        self.cluster.greet(self)
         self.turn()
 
-    def _restore(
-        self, now: int, group: int, place: Place, recovered: Recovered | None, entries: list[Entry]
-    ) -> list[Record]:
-        log = Log(self.node, place.replica, place.slot, place.founders)
-        snapshot: Snapshot | None = self.disk.checkpoints.get((group, place.replica))
-        first: list[Record] = []
-        if recovered:
-            first = log.recovered(recovered.book.group(place.slot), entries, snapshot)
-        if self.was_damaged:
-            first += log.quarantine()
-        elif group in self.before:
+    def _first_records(self, group: int, book: GroupBook) -> list[Record]:
+        """What must be in the log before the group begins: its beginning, a quarantine, a mark that was lost."""
+        if not book.known:
+            if group not in self.founded:
+                return []
+            return books.beginning(group, Carried(configuration=self.founded[group]), 0, 0)
+        if book.removed:
+            self.tombstones[group] = max(book.replica or 0, self.tombstones.get(group, -1))
+            return []
+        rows = [Record(wal.QUARANTINE, group, data=b"\1")] if self.was_damaged else []
+        snapshot: Snapshot | None = self.disk.checkpoints.get((group, book.replica))
+        if snapshot and not self._log_reaches(group, book, snapshot):
+            # A checkpoint ahead of the log: an install whose Reset was not yet written.
+            place = (snapshot.applied, snapshot.term, False, snapshot.config_index, snapshot.configuration)
+            rows += books.written(group, Reset(*place))
+        return rows
+
+    def _log_reaches(self, group: int, book: GroupBook, snapshot: Snapshot) -> bool:
+        if snapshot.applied <= book.compact_index:
+            return True
+        in_log = book.first <= snapshot.applied <= book.last
+        return in_log and self.log.book.entry(group, snapshot.applied).term == snapshot.term
+
+    def _restore(self, group: int, book: GroupBook, entries: list[tuple[int, Entry]], promised: bool) -> None:
+        replica = book.replica or 0
+        log = Log(self.node, replica, group)
+        log.recovered(book, [row for i, row in entries if i >= book.first])
+        snapshot: Snapshot | None = self.disk.checkpoints.get((group, replica))
+        if not self.was_damaged and group in self.before:
             self._check_survived(group, log, self.before[group])
-        store = Store(place.founders, snapshot)
+        store = Store(book.configs[0].data, snapshot)
         if snapshot:
             self._check_snapshot(group, snapshot)
         self.logs[group], self.stores[group] = log, store
         self.waiting[group], self.reads[group] = {}, []
-        configuration = configurations.decode(log.mark_configuration)
-        assert configuration is not None
-        restored = log.restored(store.applied, configuration, place.promised, self.was_damaged)
-        place.promised = True
-        self.machine.add_group(now, group, place.replica, restored)
-        return first
+        restored = books.restored(group, self.log.book, store.applied, promised)
+        restored = msgspec.structs.replace(restored, hard_state_lost=self.was_damaged)
+        self.machine.add_group(self.now(), group, replica, restored)
 
     def _check_survived(self, group: int, log: Log, before: Log) -> None:
         """What was durable when the last life ended is there."""
@@ -228,6 +221,8 @@ class Process:
             return
         self.alive = False
         self.life += 1
+        self.log.close()
+        self.cluster.parted(self)
         self.world.trace(DIED, self.node, self.worker)
 
     def crash_here(self, point: str) -> bool:
@@ -271,24 +266,27 @@ class Process:
                 self._on_chunk(source.node, message)
             else:
                 if kind is AppendEntries or kind is InstallSnapshot:
-                    self._create(now, message)
+                    self._create(message)
                 batch.append(message)
         if batch:
             self.machine.step(now, source.node, generation, batch)
         self.turn()
 
-    def _create(self, now: int, message: Any) -> None:
+    def _create(self, message: Any) -> None:
         """A replica id newer than anything known here brings the replica into being; older ones stay dead."""
         group, replica = message.group, message.receiver_replica
-        place = self.catalog.places.get(group)
-        if place is not None:
-            if replica <= place.replica:
+        known = self.logs.get(group)
+        if known is not None:
+            if replica <= known.replica:
                 return
             self._removed(group)  # the leader knows of its removal, as it was added again
-        if replica <= self.catalog.tombstones.get(group, -1) or replica == 0:
+        if replica <= self.tombstones.get(group, -1) or replica == 0:
             return
-        place = self._place(group, replica, configurations.encode(Configuration()))
-        self._restore(now, group, place, None, [])
+        rows = books.beginning(group, Carried(replica, configuration=configurations.encode(Configuration())), 0, 0)
+        self.pending.append((self.taken_turn, rows, []))
+        self.logs[group], self.stores[group] = Log(self.node, replica, group), Store(rows[1].data)
+        self.waiting[group], self.reads[group] = {}, []
+        self.machine.add_group(self.now(), group, replica, Restored())
 
     def _tick(self, life: int, due_us: int) -> None:
         if life != self.life or due_us != self.tick_us or self._defer(self._tick, life, due_us):
@@ -297,7 +295,8 @@ class Process:
         self.world.trace(TICK, self.node, self.worker)
         self.tick_us = -1
         now = self.now()
-        self.machine.tick(now)
+        age_us = self.world.now_us - self.write_began_us if self.writing is not None else 0
+        self.machine.tick(now, age_us)
         self._expire_transfers(now)
         self.turn()
 
@@ -349,7 +348,8 @@ class Process:
         self.taken_turn = turn.number
         records: list[Record] = []
         effects: list[Any] = []
-        for group, record in turn.records:
+        for row in turn.records:
+            group, record = row.group, row.record
             log = self.logs[group]
             entries = getattr(record, "entries", None)
             if entries is not None:
@@ -367,7 +367,7 @@ class Process:
             self._apply(group, first, last)
         for group, state in turn.reads:
             self._answer_read(group, state)
-        for _, failure in turn.failures:
+        for _, failure in turn.read_failures:
             self._refuse(failure.context, failure.refusal)
         for group, wanted in turn.snapshots:
             self._cut(group, wanted)
@@ -422,10 +422,11 @@ class Process:
             return
         if self.crash_here("before-write"):
             return
-        if self.log.dying({log.slot: log.mark_index for log in self.logs.values()}):
-            records += [row for log in self.logs.values() for row in log.live_records()]
+        if self.log.dying(self._covered()):
+            records += self._live_records()
         size = self.log.begin(records)
         self.writing = (number, effects)
+        self.write_began_us = self.world.now_us
         if self.crash_here("in-write"):
             self.disk.cut_power(lambda: self.world.chance(0.5))
             return
@@ -434,6 +435,20 @@ class Process:
             self.cluster.restart_later(self)
             return
         self.world.after(self.cluster.sync_us(self, size), self._synced, self.life)
+
+    def _covered(self) -> dict[int, int]:
+        """Nothing is needed of groups that are not here."""
+        return {group: self.logs[group].mark_index if group in self.logs else 1 << 62 for group in self.cluster.groups}
+
+    def _live_records(self) -> list[Record]:
+        """What must stay whatever segments die, from the live book."""
+        rows = []
+        for group in self.cluster.groups:
+            book, log = self.log.book.group(group), self.logs.get(group)
+            if book.known:
+                mark = (log.mark_index, log.mark_term) if log else (0, 0)
+                rows += books.rewritten(group, book, mark)
+        return rows
 
     def _synced(self, life: int) -> None:
         if life != self.life or self._defer(self._synced, life):
@@ -527,7 +542,7 @@ class Process:
             return
         term = log.term_at(snapshot.applied)
         assert term == snapshot.term
-        records = log.compact(snapshot.applied, term, snapshot.config_index, snapshot.configuration)
+        records = log.compact(snapshot.applied, term, snapshot.config_index)
         self.machine.core(group).compacted(snapshot.applied)
         self.pending.append((self.taken_turn, records, []))
         self.turn()
@@ -661,8 +676,9 @@ class Process:
 
     def _removed(self, group: int) -> None:
         """Leave a tombstone and drop the replica."""
-        place = self.catalog.places.pop(group)
-        self.catalog.tombstones[group] = max(place.replica, self.catalog.tombstones.get(group, -1))
+        replica = self.logs[group].replica
+        self.tombstones[group] = max(replica, self.tombstones.get(group, -1))
+        self.pending.append((self.taken_turn, [books.tombstone(group, ReplicaId(replica))], []))
         self.machine.remove_group(group)
         for table in (self.logs, self.stores, self.incoming, self.checkpointing):
             table.pop(group, None)  # type: ignore[attr-defined]
@@ -670,7 +686,7 @@ class Process:
             self.cluster.answer(self, request, "unknown", NOBODY)
         for _, request in self.reads.pop(group):
             self._refuse(request, NOBODY)
-        self.disk.checkpoints.pop((group, place.replica), None)
+        self.disk.checkpoints.pop((group, replica), None)
         self.world.fault("replica.removed")
 
     # ---- time ----
@@ -688,12 +704,12 @@ class Process:
             self.world.at(self.tick_us, self._tick, self.life, self.tick_us)
 
 
-def read_entries(recovered: Recovered) -> dict[int, list[Entry]]:
-    """Live entries by log group."""
-    found: dict[int, list[Entry]] = {}
+def read_entries(recovered: Recovered) -> dict[int, list[tuple[int, Entry]]]:
+    """Live entries by group, with their indexes."""
+    found: dict[int, list[tuple[int, Entry]]] = {}
     for array, n in recovered.entries({}):
         for i in range(n):
             row = wal.record_of(array[i])
-            data = row.data[1:]
-            found.setdefault(row.group, []).append(Entry(row.term, row.data[0], len(data), data))
+            entry = Entry(row.term, KIND_OF_WAL[row.kind], len(row.data), row.data)
+            found.setdefault(row.group, []).append((row.index, entry))
     return found
