@@ -276,7 +276,7 @@ class MultiRaft:
         """When tick is due at the latest; None: nothing to wait for."""
         self._drop_stale_deadlines()
         due = [self._deadlines[0][0]] if self._deadlines else []
-        if any(not lane.idle for peer, lane in self._out.items() if peer in self._up):
+        if not self._stalled and any(not lane.idle for peer, lane in self._out.items() if peer in self._up):
             due.append(0 if self._beat_now else self._beat_us)
         due += [lane.heard_us + self.config.silence_us for lane in self._in.values() if not lane.lost]
         wait_us = self.watchers.next_deadline_us()

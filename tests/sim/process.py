@@ -464,6 +464,7 @@ class Process:
         self.log.complete()
         number, effects = self.writing
         self.writing = None
+        self.machine.multi.disk_age(self.now(), 0)
         if self.crash_here("after-sync"):
             return
         self._durable(number, effects)

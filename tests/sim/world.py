@@ -12,6 +12,7 @@ from heapq import heappop, heappush
 from typing import Any
 
 MASK = (1 << 64) - 1
+AT_ONCE_MAX = 20_000
 
 
 class Violation(AssertionError):
@@ -29,6 +30,7 @@ class World:
         self.faults: Counter[str] = Counter()
         self._queue: list[tuple[int, int, Callable[..., None], tuple[Any, ...]]] = []
         self._number = 0
+        self._at_once = 0
         self._digest = seed & MASK
 
     def at(self, when_us: int, function: Callable[..., None], *arguments: Any) -> None:
@@ -43,7 +45,14 @@ class World:
         """Let the next thing happen; False: nothing is left to happen."""
         if not self._queue:
             return False
-        self.now_us, _, function, arguments = heappop(self._queue)
+        when_us, _, function, arguments = heappop(self._queue)
+        if when_us == self.now_us:
+            self._at_once += 1
+            if self._at_once > AT_ONCE_MAX:
+                raise Violation("time stands still: somebody asks to be called at once, again and again")
+        else:
+            self._at_once = 0
+        self.now_us = when_us
         function(*arguments)
         return True
 
