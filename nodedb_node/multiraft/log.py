@@ -413,13 +413,14 @@ def append_and_wait(io: Io, records: Any, n: int, path: str) -> None:
 
 
 def _joined(rows: Rows | None, n: int, extra: list[Record]) -> Rows:
-    """One array of the first n rows and the extra records."""
+    """One array of the extra records and the first n rows. The extra ones are made from the book as it was before these
+    rows: behind them an old vote would be the last word at the next start."""
     array, keep = wal.records_array(extra)
     joined = ffi.new("nd_wal_rec[]", n + len(extra))
     size = ffi.sizeof("nd_wal_rec")
+    ffi.memmove(joined, array, len(extra) * size)
     if rows and n:
-        ffi.memmove(joined, rows.array, n * size)
-    ffi.memmove(joined + n, array, len(extra) * size)
+        ffi.memmove(joined + len(extra), rows.array, n * size)
     return Rows(joined, n + len(extra), (rows, keep))
 
 

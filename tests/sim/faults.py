@@ -195,6 +195,7 @@ class Injector:
         for group, log in process.logs.items():
             process.tombstones[group] = max(log.replica, process.tombstones.get(group, -1))
         process.founded.clear()
+        process.present.clear()
         process.disk = SimDisk()
         process.logs = {}
         self.cluster.restart_later(process)

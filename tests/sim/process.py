@@ -101,6 +101,7 @@ class Process:
         self.checkers: Checkers = cluster.checkers
         self.disk = SimDisk()
         self.founded: dict[int, bytes] = {}  # groups that begin here, and their configuration
+        self.present: dict[int, int] = {}  # the catalog: replicas that live here
         self.tombstones: dict[int, int] = {}  # removed replicas; durable in the log, kept here too for lookers-on
         self.generation = self.life = 0
         self.alive = self.paused = self.hung = False
@@ -119,6 +120,7 @@ class Process:
     def found(self, group: int, configuration: Configuration) -> None:
         """This node is a founder of the group."""
         self.founded[group] = configurations.encode(configuration)
+        self.present[group] = 0
 
     def start(self) -> None:
         """A new process reads what the last one left."""
@@ -165,27 +167,35 @@ class Process:
         log.write_now([row for group, book in known.items() for row in self._first_records(group, book)])
         for group, before in known.items():
             book = log.book.group(group)
-            if book.known and not book.removed:
+            if group in self.present:
                 self._restore(group, book, entries.get(group, []), before.known)
         self.cluster.greet(self)
         self.turn()
 
     def _first_records(self, group: int, book: GroupBook) -> list[Record]:
         """What must be in the log before the group begins: its beginning, a quarantine, a mark that was lost."""
-        if not book.known:
-            if group not in self.founded:
-                return []
-            return books.beginning(group, Carried(configuration=self.founded[group]), 0, 0)
-        if book.removed:
-            self.tombstones[group] = max(book.replica or 0, self.tombstones.get(group, -1))
+        if group not in self.present:
             return []
+        replica = self.present[group]
+        snapshot: Snapshot | None = self.disk.checkpoints.get((group, replica))
+        if book.replica != replica or not book.configs:
+            return self._begin_again(group, replica, snapshot)
         rows = [Record(wal.QUARANTINE, group, data=b"\1")] if self.was_damaged else []
-        snapshot: Snapshot | None = self.disk.checkpoints.get((group, book.replica))
         if snapshot and not self._log_reaches(group, book, snapshot):
             # A checkpoint ahead of the log: an install whose Reset was not yet written.
             place = (snapshot.applied, snapshot.term, False, snapshot.config_index, snapshot.configuration)
             rows += books.written(group, Reset(*place))
         return rows
+
+    def _begin_again(self, group: int, replica: int, snapshot: Snapshot | None) -> list[Record]:
+        """The log says nothing of a replica that lives here: it begins now, or damage took all of it."""
+        if snapshot:
+            carried = Carried(replica, 0, 0, 0, snapshot.config_index, snapshot.configuration)
+            rows = books.beginning(group, carried, snapshot.applied, snapshot.term)
+        else:
+            founders = self.founded[group] if replica == 0 else configurations.encode(Configuration())
+            rows = books.beginning(group, Carried(replica, configuration=founders), 0, 0)
+        return [*rows, Record(wal.QUARANTINE, group, data=b"\1")] if self.was_damaged else rows
 
     def _log_reaches(self, group: int, book: GroupBook, snapshot: Snapshot) -> bool:
         if snapshot.applied <= book.compact_index:
@@ -283,6 +293,7 @@ class Process:
         if replica <= self.tombstones.get(group, -1) or replica == 0:
             return
         rows = books.beginning(group, Carried(replica, configuration=configurations.encode(Configuration())), 0, 0)
+        self.present[group] = replica
         self.pending.append((self.taken_turn, rows, []))
         self.logs[group], self.stores[group] = Log(self.node, replica, group), Store(rows[1].data)
         self.waiting[group], self.reads[group] = {}, []
@@ -423,7 +434,7 @@ class Process:
         if self.crash_here("before-write"):
             return
         if self.log.dying(self._covered()):
-            records += self._live_records()
+            records = self._live_records() + records  # the book is older than what is written now
         size = self.log.begin(records)
         self.writing = (number, effects)
         self.write_began_us = self.world.now_us
@@ -679,6 +690,7 @@ class Process:
         """Leave a tombstone and drop the replica."""
         replica = self.logs[group].replica
         self.tombstones[group] = max(replica, self.tombstones.get(group, -1))
+        del self.present[group]
         self.pending.append((self.taken_turn, [books.tombstone(group, ReplicaId(replica))], []))
         self.machine.remove_group(group)
         for table in (self.logs, self.stores, self.incoming, self.checkpointing):
