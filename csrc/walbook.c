@@ -402,7 +402,9 @@ static int read_appends(nd_walbook *b, const nd_wal_segment *seg, const uint8_t 
     while ((rc = nd_wal_append_check(bytes, len, end->stop_off, seg->segment_id, &at)) == 1) {
         if (!chain_fits(end, &at, end->appends == 0))
             return -EBADMSG;
-        rc = take_append(b, seg, bytes, &at, last);
+        /* The copy of an append that was read already says nothing new; taken twice, an append that appends and truncates
+         * would not follow on itself. */
+        rc = at.sequence == end->sequence ? 0 : take_append(b, seg, bytes, &at, last);
         if (rc < 0)
             return rc;
         chain_advance(end, seg, &at);

@@ -117,7 +117,6 @@ def _open(
         book = recovered.book
         recovery.replay(recovered, {group: row.index for group, row in held.items()}, apply)
         replayed = sum(_data_entries(book, group, row.index) for group, row in held.items())
-        _note(book, io, again)
         _begin(book, io, held, config, recovered.source.path)
         restored = _restored(book, held, config, recovered.source.path)
         multi = MultiRaft(_multi(config), restored, random.Random(), now_us())

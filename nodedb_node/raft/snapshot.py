@@ -128,7 +128,7 @@ def snapshot_installed(state: State, now_us: Micros, offer: InstallSnapshot) -> 
         return
     state.now_us = now_us
     index, term = offer.snapshot_index, offer.snapshot_term
-    if index > state.commit:
+    if index > state.delivered:  # commit may have passed it meanwhile: what the state machine holds is not given again
         _install(state, offer)
     assert state.commit >= index and state.term >= term
     send_response(state, offer, True)
@@ -151,7 +151,8 @@ def _install(state: State, offer: InstallSnapshot) -> None:
         state.durable = index
         state.pending.clear()
     state.unsaved = state.unsaved and keep
-    state.commit = state.delivered = state.applied = index
+    state.commit = max(state.commit, index)
+    state.delivered = state.applied = index
     state.changed = True
     membership.install(state, offer.config_index, configuration)
 

@@ -164,13 +164,13 @@ class SimLog:
     def close(self) -> None:
         self.book.close()
 
-    def write_now(self, records: list[Record]) -> None:
-        """At a start: durable before anything else happens."""
+    def write_now(self, records: list[Record], known: bool = False) -> None:
+        """At a start: durable before anything else happens. known: the book has them already."""
         if records:
-            self.begin(records)
+            self.begin(records, known)
             self.complete()
 
-    def begin(self, records: list[Record]) -> int:
+    def begin(self, records: list[Record], known: bool = False) -> int:
         """Write one append to the page cache; its bytes. It is durable when `complete` was called."""
         assert not self.busy and records
         data, crc = self._encode(records)
@@ -178,9 +178,10 @@ class SimLog:
             self._next_segment()
             data, crc = self._encode(records)
         self.disk.write(self.segment.number, self.used, data)
-        array, keep = wal.records_array(records)
-        self.book.write(array, len(records), self.segment.number, self.used, self.last)
-        del keep
+        if not known:
+            array, keep = wal.records_array(records)
+            self.book.write(array, len(records), self.segment.number, self.used, self.last)
+            del keep
         self.used += len(data)
         self.sequence, self.prev_crc, self.flags = self.sequence + 1, crc, 0
         self.busy = True

@@ -162,7 +162,7 @@ class Process:
         entries = read_entries(recovered) if recovered else {}
         self.log = log = SimLog(self.disk, recovered)
         # What only the page cache may hold, and what a crash kept from being written, is durable before anything is said.
-        log.write_now(log.again)
+        log.write_now(log.again, known=True)
         known = {group: log.book.group(group) for group in self.cluster.groups}
         log.write_now([row for group, book in known.items() for row in self._first_records(group, book)])
         for group, before in known.items():

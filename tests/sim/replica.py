@@ -65,7 +65,6 @@ class Log:
             self._cut(record.last)
         elif kind is Reset:
             self._reset(record)
-            self._promise(record.index, effects)
         else:
             assert kind is QuarantineMark
             self.quarantined = record.on
@@ -85,7 +84,11 @@ class Log:
         if record.keep:
             del self.entries[: record.index - self.mark_index]
         else:
-            self._cut(self.mark_index)
+            self.entries.clear()
+            for effect in self.outstanding:
+                effect[0] = min(effect[0], record.index)
+            self.durable = record.index
+        self.durable = max(self.durable, record.index)  # the checkpoint is, and a restart begins from it
         self.mark_index, self.mark_term = record.index, record.term
         self.mark_config_index = record.config_index
 

@@ -208,13 +208,13 @@ def test_an_entry_far_behind_the_first_mark_is_no_damage() -> None:
     segments die later, the stale mark is the first thing the log says of the group."""
     rows = [
         [Record(wal.COMPACT, 0, 3, 50)],
-        [Record(wal.ENTRY, 0, 4, 90, b"a"), Record(wal.ENTRY, 0, 4, 91, b"b")],
+        [Record(wal.ENTRY, 0, 4, 90, b"a", wal.DATA), Record(wal.ENTRY, 0, 4, 91, b"b", wal.DATA)],
         [Record(wal.COMPACT, 0, 4, 90)],
     ]
     book, end = taken(rows)
     assert (book.first, book.last, book.compact_index) == (91, 91, 90)
     assert end == 0
-    assert taken([*rows, [Record(wal.ENTRY, 0, 4, 93, b"hole")]])[1] == -errno.ENOENT
+    assert taken([*rows, [Record(wal.ENTRY, 0, 4, 93, b"hole", wal.DATA)]])[1] == -errno.ENOENT
 
 
 def taken(appends: list[list[Record]]) -> tuple[Any, int]:
@@ -228,3 +228,24 @@ def taken(appends: list[list[Record]]) -> tuple[Any, int]:
     with wal.Book() as book:
         code, _, _ = book.take(header, view)
         return book.group(0), code
+
+
+def test_the_copy_of_an_append_that_truncates_what_it_appends_is_taken_once() -> None:
+    """Several turns share an append: entry 3 of one leader, then the truncation of all and entry 1 of the next. A restart
+    copies it into a new segment, and both copies are read at the next start."""
+    rows = [Record(wal.ENTRY, 0, 1, index, b"a", wal.DATA) for index in (1, 2)]
+    mixed = [Record(wal.ENTRY, 0, 1, 3, b"b", wal.DATA), Record(wal.TRUNCATE, 0, 0, 1)]
+    mixed.append(Record(wal.ENTRY, 0, 2, 1, b"c", wal.DATA))
+    first, second = Segment(7, 1, 9, 64 * 1024), Segment(7, 2, 10, 64 * 1024)
+    with wal.Book() as book:
+        view, again = bytearray(first.bytes), bytearray(second.bytes)
+        data, crc = wal.append_encode(rows, first.segment_id, 1, 0, wal.HEADER_BYTES)
+        view[wal.HEADER_BYTES : wal.HEADER_BYTES + len(data)] = data
+        off = wal.HEADER_BYTES + len(data)
+        data, _ = wal.append_encode(mixed, first.segment_id, 2, crc, off)
+        view[off : off + len(data)] = data
+        data, _ = wal.append_encode(mixed, second.segment_id, 2, crc, wal.HEADER_BYTES, wal.FLAG_AGAIN)
+        again[wal.HEADER_BYTES : wal.HEADER_BYTES + len(data)] = data
+        assert book.take(first, view)[0] == 0
+        assert book.take(second, again)[0] == 0
+        assert book.entry_rows(0, 1, book.group(0).last) == [(2, wal.DATA, 1)]
