@@ -110,7 +110,7 @@ class Checkers:
         truth.max_leader_term = max(term, truth.max_leader_term)
         last = bisect_left(truth.committed_in, term) - 1
         require(
-            last <= 0 or log.term_at(last) in (truth.committed[last], None) and log.last >= last,
+            last <= 0 or (log.term_at(last) in (truth.committed[last], None) and log.last >= last),
             "leader completeness",
             f"group {group} term {term}: {me} has term {log.term_at(last)} at {last}, committed in term",
             truth.committed[last],
@@ -162,7 +162,8 @@ class Checkers:
     ) -> None:
         """State machine safety for what a replica reports committed; the first to report shows a durable quorum.
 
-        term_now: the reporter's; beliefs: the reporter's configuration and the leader's; logs: by node, the group's replicas, dead ones too.
+        term_now: the reporter's; beliefs: the reporter's configuration and the leader's; logs: by node, the group's
+        replicas, dead ones too.
         """
         truth = self.truths[group]
         known = truth.committed

@@ -186,7 +186,7 @@ class Injector:
         return True
 
     def do_wipe(self, for_us: int) -> bool:
-        """The directory is lost. The node comes back under a new incarnation: its old replicas are never alive again."""
+        """The directory is lost. The node comes back under a new incarnation: its old replicas never live again."""
         process = self._process()
         if not process.alive or not process.logs or not self._may_harm(process):
             return False

@@ -3,8 +3,8 @@
 Operations overlap in real time; the search looks for an order, one point inside each operation's interval, in which a
 sequential model gives every answer that was given (Wing and Gong 1993). A configuration (set of operations done, state)
 that was tried once is never tried again (Lowe 2017). Histories are split by key first: a history is linearizable if and
-only if each key's is (Herlihy and Wing 1990, locality). An operation without an answer may take effect at any time after
-its call, or never. It knows no clock and no consensus: it judges what clients saw.
+only if each key's is (Herlihy and Wing 1990, locality). An operation without an answer may take effect at any time
+after its call, or never. It knows no clock and no consensus: it judges what clients saw.
 """
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence

@@ -161,7 +161,7 @@ class Process:
             recovered.drop_unused()
         entries = read_entries(recovered) if recovered else {}
         self.log = log = SimLog(self.disk, recovered)
-        # What only the page cache may hold, and what a crash kept from being written, is durable before anything is said.
+        # Durable before anything is said: what only the page cache may hold, what a crash kept from being written.
         log.write_now(log.again, known=True)
         known = {group: log.book.group(group) for group in self.cluster.groups}
         log.write_now([row for group, book in known.items() for row in self._first_records(group, book)])
@@ -338,6 +338,7 @@ class Process:
 
     def _refuse(self, request: Request, refusal: Any) -> None:
         leader = refusal.leader if isinstance(refusal, NotLeader) else NOBODY
+        require(leader != self.node, "hint", f"group {request.group}: node {self.node} names itself")
         self.cluster.answer(self, request, "refused", leader)
 
     # ---- the turn ----

@@ -1,5 +1,5 @@
-"""One replica's log as its process holds it: entries with their payloads behind the compaction mark, and how far the disk
-has them.
+"""One replica's log as its process holds it: entries with payloads behind the compaction mark, and how far the disk has
+them.
 
 What is written, and what is made of it at the next start, is production's (multiraft.books over the real book); this
 is the part that production keeps in C. Invariant: `durable` never names an entry that the disk could lose, and never

@@ -1,8 +1,8 @@
 """One run: a spec and a seed become a cluster that works under faults, is healed, and is judged.
 
-Two phases, as in VOPR: safety (faults, checkers at every step), then liveness (no faults: within a bound of virtual time
-every group has a leader, every open operation is answered, all members are equal). Invariant: a run's result, its digest
-included, depends on spec, seed and steps only.
+Two phases, as in VOPR: safety (faults, checkers at every step), then liveness (no faults: within a bound of virtual
+time every group has a leader, every open operation is answered, all members are equal). Invariant: a run's result, its
+digest included, depends on spec, seed and steps only.
 """
 
 import time

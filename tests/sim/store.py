@@ -1,7 +1,7 @@
 """The state machine's twin: what a worker's store is to a group, small enough to be compared after every entry.
 
-Each index is applied exactly once and in order, or it asserts. A command that carries (client, sequence) is judged here:
-a repeated one gets its answer again. `chain` is a running hash over all entries and answers since the first; two
+Each index is applied exactly once and in order, or it asserts. A command that carries (client, sequence) is judged
+here: a repeated one gets its answer again. `chain` is a running hash over all entries and answers since the first; two
 replicas at one index must have equal chains, whichever way they came there (replay, snapshot, restart). It keeps no
 log and does no IO; a snapshot is a value.
 """

@@ -204,8 +204,8 @@ def test_a_failed_sync_is_final_and_what_was_acknowledged_stays(tmp_path: Path) 
 
 
 def test_an_entry_far_behind_the_first_mark_is_no_damage() -> None:
-    """Compaction writes the marks of all groups anew, also that of a group whose log is far ahead of its mark. When older
-    segments die later, the stale mark is the first thing the log says of the group."""
+    """Compaction writes the marks of all groups anew, also that of a group whose log is far ahead of its mark. When
+    older segments die later, the stale mark is the first thing the log says of the group."""
     rows = [
         [Record(wal.COMPACT, 0, 3, 50)],
         [Record(wal.ENTRY, 0, 4, 90, b"a", wal.DATA), Record(wal.ENTRY, 0, 4, 91, b"b", wal.DATA)],
@@ -231,8 +231,8 @@ def taken(appends: list[list[Record]]) -> tuple[Any, int]:
 
 
 def test_the_copy_of_an_append_that_truncates_what_it_appends_is_taken_once() -> None:
-    """Several turns share an append: entry 3 of one leader, then the truncation of all and entry 1 of the next. A restart
-    copies it into a new segment, and both copies are read at the next start."""
+    """Several turns share an append: entry 3 of one leader, then the truncation of all and entry 1 of the next. A
+    restart copies it into a new segment, and both copies are read at the next start."""
     rows = [Record(wal.ENTRY, 0, 1, index, b"a", wal.DATA) for index in (1, 2)]
     mixed = [Record(wal.ENTRY, 0, 1, 3, b"b", wal.DATA), Record(wal.TRUNCATE, 0, 0, 1)]
     mixed.append(Record(wal.ENTRY, 0, 2, 1, b"c", wal.DATA))

@@ -1,0 +1,104 @@
+"""The swarm: random seeds × specs on one core, until time is up or something is found; a finding is shrunk.
+
+A run takes a random half of its spec's faults and crash points and a random number of nodes, as rare combinations
+are found sooner where not everything happens at once. Invariant: what is printed of a finding (spec, seed, steps,
+faults left out, commit) is enough to have it again on that commit.
+"""
+
+import ast
+import random
+import subprocess
+import time
+from collections import Counter
+from pathlib import Path
+
+from msgspec.structs import replace
+
+from tests.sim import spec as specs
+from tests.sim.run import Result, run
+from tests.sim.spec import Spec
+
+ROOT = Path(__file__).resolve().parents[2]
+STEPS = (5_000, 60_000)
+KEEP = 0.6
+
+
+def swarm(minutes: float, seed: int | None) -> str:
+    """Explore; the first finding's text, or nothing."""
+    rng = random.Random(seed if seed is not None else random.SystemRandom().randrange(1 << 32))
+    end = time.monotonic() + minutes * 60
+    began, runs, events = time.monotonic(), 0, 0
+    faults: Counter[str] = Counter()
+    hits: Counter[str] = Counter()
+    while time.monotonic() < end:
+        name, one = rng.choice(specs.names()), rng.randrange(1 << 32)
+        steps = rng.randrange(*STEPS)
+        result = run(varied(specs.load(name), one), one, steps)
+        runs, events = runs + 1, events + result.events
+        faults.update(result.faults)
+        hits.update(result.marks)
+        if result.failure:
+            text = found(name, one, steps, result)
+            print(text, flush=True)
+            return text
+    took = (time.monotonic() - began) / 60
+    print(f"{took:.1f} core-minutes on {commit()}: {runs} runs, {events} events, no finding")
+    print("faults: " + " ".join(f"{name}={count}" for name, count in sorted(faults.items())))
+    print("marks never hit: " + (" ".join(sorted(marks_in_source() - hits.keys())) or "none"))
+    return ""
+
+
+def varied(spec: Spec, seed: int, without: frozenset[str] = frozenset()) -> Spec:
+    """The spec with a random part of its faults, by seed only."""
+    rng = random.Random(seed)
+    keep = {shape.kind for shape in spec.fault if rng.random() < KEEP} - without
+    crash = {point: chance for point, chance in spec.crash.items() if rng.random() < KEEP and point not in without}
+    nodes = rng.randrange(spec.cluster.voters, 8)
+    lease = rng.random() < 0.7
+    shape = replace(spec.cluster, nodes=nodes, lease=lease, checkpoint_entries=rng.choice([20, 80, 300]))
+    return replace(
+        spec,
+        cluster=shape,
+        fault=tuple(shape for shape in spec.fault if shape.kind in keep),
+        crash=crash,
+        steps=1 << 62,  # quietness is judged over the whole swarm
+    )
+
+
+def found(name: str, seed: int, steps: int, result: Result) -> str:
+    """Shrunk: fewer steps, then fewer faults, while it still fails."""
+    spec = specs.load(name)
+    without: frozenset[str] = frozenset()
+    best = result
+    candidates = [shape.kind for shape in varied(spec, seed).fault] + list(varied(spec, seed).crash)
+    for kind in candidates:
+        shorter = min(steps, best.events + 1)
+        tried = run(varied(spec, seed, without | {kind}), seed, shorter)
+        if tried.failure:
+            without, best, steps = without | {kind}, tried, shorter
+    again = f"python -m tests.sim --seed {seed} --spec {name} --steps {min(steps, best.events + 1)} --varied"
+    left_out = "".join(f" --without {kind}" for kind in sorted(without))
+    return (
+        f"FOUND on {commit()}: {result.failure}\n  first at {result.events} events, shrunk to {best.events}: "
+        f"{best.failure}\n  again: {again}{left_out}"
+    )
+
+
+def commit() -> str:
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip() or "unknown"
+
+
+def marks_in_source() -> set[str]:
+    """Every mark that raft/ and multiraft/ name; of a name put together at run time, its beginning is left out."""
+    found = set()
+    for package in ("raft", "multiraft"):
+        for path in sorted((ROOT / "nodedb_node" / package).glob("*.py")):
+            found |= marks_of(path)
+    return found
+
+
+def marks_of(path: Path) -> set[str]:
+    calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+    named = [call for call in calls if isinstance(call.func, ast.Name) and call.func.id == "mark" and call.args]
+    return {call.args[0].value for call in named if isinstance(call.args[0], ast.Constant)}  # type: ignore[misc]
