@@ -206,7 +206,7 @@ class Process:
     def _restore(self, group: int, book: GroupBook, entries: list[tuple[int, Entry]], promised: bool) -> None:
         replica = book.replica or 0
         log = Log(self.node, replica, group)
-        log.recovered(book, [row for i, row in entries if i >= book.first])
+        log.recovered(book, [row for i, row in entries if book.first <= i <= book.last])
         snapshot: Snapshot | None = self.disk.checkpoints.get((group, replica))
         if not self.was_damaged and group in self.before:
             self._check_survived(group, log, self.before[group])
