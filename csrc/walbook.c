@@ -264,6 +264,14 @@ static int run_entry(struct group *g, const nd_wal_rec *rec, uint64_t at, int re
 
 /* ---- records ---- */
 
+/* Of a snapshot just installed (its mark stands before it), or written again: older ones below the mark are history. */
+static int take_config(struct group *g, const nd_wal_rec *rec)
+{
+    int rc = config_put(g, rec);
+    configs_compact(g);
+    return rc;
+}
+
 static int take_hard_state(struct group *g, const nd_wal_rec *rec)
 {
     if (rec->len != sizeof(g->pub.hard_vote))
@@ -301,7 +309,6 @@ static int take_record(nd_walbook *b, const nd_wal_rec *rec, uint64_t pos, int r
     if (rec->group >= ND_GROUPS_MAX)
         return -EBADMSG;
     struct group *g = group_touch(b, rec->group);
-    int rc;
     if (g == NULL)
         return -ENOMEM;
     switch (rec->type) {
@@ -316,10 +323,7 @@ static int take_record(nd_walbook *b, const nd_wal_rec *rec, uint64_t pos, int r
     case ND_WAL_HARD_STATE:
         return take_hard_state(g, rec);
     case ND_WAL_CONFIG:
-        rc = config_put(g, rec);
-        if (rc == 0)
-            configs_compact(g);
-        return rc;
+        return take_config(g, rec);
     case ND_WAL_REPLICA:
         return take_replica(g, rec, rewritten);
     case ND_WAL_QUARANTINE:
