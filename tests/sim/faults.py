@@ -294,7 +294,8 @@ class Injector:
             return ConfigChange(demote=(rng.choice(list(voters)),))
         if kind == 2 and learners and spare and len(voters) > 1:
             swap = (rng.choice(list(learners)),)
-            return ConfigChange(promote=swap, remove=(rng.choice(list(voters)),), add_learners=(rng.choice(spare),))  # type: ignore[arg-type]
+            out = (rng.choice(list(voters)),)
+            return ConfigChange(promote=swap, remove=out, add_learners=(rng.choice(spare),))  # type: ignore[arg-type]
         if kind == 3 and learners:
             return ConfigChange(remove=(rng.choice(list(learners)),))
         if spare:
