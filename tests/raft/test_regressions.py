@@ -239,6 +239,23 @@ def test_a_snapshot_that_drops_the_log_drops_its_configurations() -> None:
     assert group[3].log.last_index == 2 and group[3].configs == [(0, group[2].configs[0][1])]
 
 
+def test_a_snapshot_that_commit_has_passed_is_not_delivered_again() -> None:
+    """Found by the simulator: known committed, not durable here, and then installed with a snapshot."""
+    group = Group(3)
+    group.elect(1)
+    group.replicas[3].disk_stopped = True
+    for item in "abcd":
+        group.propose(1, item)
+    group.settle()
+    assert (group[3].commit, group[3].delivered) == (5, 1)
+    offer_of(group, 1, 3, 4)
+    assert (group[3].commit, group[3].delivered, group[3].log.last_index) == (5, 4, 5)
+    group.replicas[3].disk_stopped = False
+    group.settle()
+    delivered = [ready.committed for ready in group.replicas[3].log if ready.committed]
+    assert delivered == [(1, 1), (5, 5)] and group.data(3) == ["a", "b", "c", "d"]
+
+
 def test_the_configuration_travels_in_the_snapshot() -> None:
     group = Group(3)
     group.elect(1)
