@@ -282,9 +282,13 @@ class Injector:
             return ConfigChange(promote=(caught_up[0],))
         if len(voters) + len(learners) < target and spare:
             return ConfigChange(add_learners=(self.world.rng.choice(spare),))  # type: ignore[arg-type]
-        if not self.active:
+        if not self.active or not self._all_whole(group, voters):
             return None
         return self._random_change(voters, learners, spare)
+
+    def _all_whole(self, group: int, voters: Any) -> bool:
+        """An operator takes no voter away while another one is damaged: what is left might not be a majority."""
+        return all(self._is_whole(host, group) for host in self.cluster.hosts(group) if host.node in voters)
 
     def _random_change(self, voters: Any, learners: Any, spare: list[int]) -> ConfigChange | None:
         kind, rng = self.world.between(0, 4), self.world.rng

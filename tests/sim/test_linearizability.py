@@ -132,6 +132,7 @@ def test_it_agrees_with_trying_every_order() -> None:
         expected = any_order(operations, kind)
         bad += not expected
         assert check(operations, models.step(kind, operations), models.initial(kind)).ok == expected, operations
+        assert models.judge(kind, operations).ok == expected, operations
     assert 40 < bad < 300
 
 

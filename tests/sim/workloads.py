@@ -10,7 +10,7 @@ from typing import Any
 
 from tests.sim import models
 from tests.sim.cluster import Cluster
-from tests.sim.linearizability import Operation, check
+from tests.sim.linearizability import Operation
 from tests.sim.process import Request
 from tests.sim.spec import WorkloadShape
 from tests.sim.store import Command, encode_command
@@ -85,7 +85,7 @@ class Workload:
         for client in self.clients:
             client.give_up()
         for key, history in self.histories.items():
-            verdict = check(history, models.step(self.kind, history), models.initial(self.kind))
+            verdict = models.judge(self.kind, history)
             if verdict.undecided:
                 self.undecided += 1
             elif not verdict.ok:
