@@ -22,7 +22,16 @@ def vshards_of(group: int) -> list[int]:
 
 def open_store(path: Path, groups: list[int]) -> Store:
     path.mkdir(exist_ok=True)
-    store = Store(StoreConfig(str(path), 1 << 20, 64 << 20, 64 << 20, 1000, 0))
+    config = StoreConfig(
+        path=str(path),
+        map_bytes=1 << 20,
+        dirty_bytes_max=64 << 20,
+        memory_bytes_max=64 << 20,
+        txn_rows_max=1000,
+        txn_bytes_max=1 << 20,
+        pause_us=0,
+    )
+    store = Store(config)
     for group in groups:
         for vshard in vshards_of(group):
             store.own(vshard, group)
@@ -50,7 +59,19 @@ def keys_of_group(group: int, n: int) -> list[bytes]:
 
 def fill(store: Store, group: int, pairs: list[tuple[bytes, bytes]], index: int, checkpoint: bool = True) -> None:
     """One entry, applied and, if asked, checkpointed with the group's state b"state"."""
-    config = EngineConfig(0, 1, GROUPS, 1, 64, 4000, 1 << 20, 1 << 20, 1 << 20, 1 << 20, False)
+    config = EngineConfig(
+        worker=0,
+        workers=1,
+        groups=GROUPS,
+        generation=1,
+        connections_max=64,
+        deadline_ms=4000,
+        output_bytes_max=1 << 20,
+        query_bytes_max=1 << 20,
+        forward_bytes_max=1 << 20,
+        gather_bytes_max=1 << 20,
+        moved=False,
+    )
     with closing(Engine(config, store, build_cmdtab(), ffi.new("nd_metrics *"))) as engine:
         engine.set_applied(group, index - 1, 2)
         array, keep = wal.records_array([wal.Record(wal.ENTRY, group, 2, index, set_entry(pairs), wal.DATA)])
