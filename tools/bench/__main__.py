@@ -16,11 +16,8 @@ import click
 from rich.console import Console
 
 from tools.bench import checkpoint as checkpoint_run
-<<<<<<< HEAD
-from tools.bench import lanes as lane_run
-=======
 from tools.bench import groups as groups_run
->>>>>>> c926d86 (Bench of Raft alone: a leader's turn with busy groups, a process with idle ones)
+from tools.bench import lanes as lane_run
 from tools.bench import memory as memory_run
 from tools.bench import profile as profile_run
 from tools.bench import ratios as ratio_run
