@@ -144,6 +144,7 @@ class Process:
         self.outgoing: dict[tuple[int, int], Snapshot] = {}
         self.checkpointing: dict[int, int] = {}
         self.was_damaged = False
+        self.replaced: set[int] = set()  # groups whose log was another history than their newest snapshot
         try:
             recovered = self.disk.recover() if self.disk.files else None
         except LogDamaged as error:
@@ -185,6 +186,7 @@ class Process:
             # A checkpoint ahead of the log: an install whose Reset was not yet written.
             place = (snapshot.applied, snapshot.term, False, snapshot.config_index, snapshot.configuration)
             rows += books.written(group, Reset(*place))
+            self.replaced.add(group)
         return rows
 
     def _begin_again(self, group: int, replica: int, snapshot: Snapshot | None) -> list[Record]:
@@ -222,7 +224,8 @@ class Process:
     def _check_survived(self, group: int, log: Log, before: Log) -> None:
         """What was durable when the last life ended is there."""
         if log.replica == before.replica:
-            require(log.last >= before.durable, "durable log", f"group {group}: {log.last} of {before.durable}")
+            whole = log.last >= before.durable or group in self.replaced
+            require(whole, "durable log", f"group {group}: {log.last} of {before.durable}")
             require(log.vote >= before.durable_vote, "durable vote", f"group {group}: {log.vote}", before.durable_vote)
 
     def die(self) -> None:
