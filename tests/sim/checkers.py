@@ -141,6 +141,12 @@ class Checkers:
         elif kind is RequestVote and not message.pre:
             self._voted(group, log, message.term, (message.sender, message.sender_replica))
 
+    def agreed(self, group: int, log: ReplicaLog, index: int, leader: ReplicaLog) -> None:
+        """What is acknowledged is the leader's entry."""
+        terms = (log.term_at(index), leader.term_at(index))
+        fits = terms[0] == terms[1] or None in terms
+        require(fits and index <= leader.last, "ack of what agrees", f"group {group} entry {index}: terms {terms}")
+
     def _voted(self, group: int, log: ReplicaLog, term: int, candidate: tuple[int, int]) -> None:
         durable = log.durable_vote
         require(durable[0] > term or durable == (term, *candidate), "vote before promise", f"group {group} {candidate}")
@@ -178,6 +184,10 @@ class Checkers:
                 truth.committed_in.append(max(term_now, truth.committed_in[-1]))
                 if index == last:
                     self._backed(group, index, term, beliefs, logs)
+
+    def counted(self, group: int, leader_term: int, term: int | None, index: int) -> None:
+        """A leader commits entries of its own term only; earlier ones come with them (5.4.2, figure 8)."""
+        require(term in (leader_term, None), "commit of own term", f"group {group} {index}: {term} in {leader_term}")
 
     def _backed(self, group: int, index: int, term: int, beliefs: list[Configuration], logs: dict[int, Any]) -> None:
         for belief in beliefs:

@@ -112,6 +112,12 @@ class Cluster:
                 best, found = core.term, process
         return found
 
+    def leader_of(self, group: int, node: int, term: int) -> Any:
+        """That node's log, if it leads the group in that term now."""
+        process = self.processes[node, self.worker_of(group)]
+        core = process.machine.groups.get(group) if process.alive else None
+        return process.logs.get(group) if core is not None and core.role is Role.LEADER and core.term == term else None
+
     def configurations_of(self, group: int, core: Any) -> list[Configuration]:
         """In force at a replica that reports a commit, and at the leader, whose count it was."""
         found = [core.configs[-1][1]]

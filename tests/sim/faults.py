@@ -123,6 +123,28 @@ class Injector:
             self.cluster.cut_power(node)
         return True
 
+    def do_mutiny(self, for_us: int) -> bool:
+        """The leader is cut off while its lease runs, all others die, come back at once, and one campaigns."""
+        group = self.world.rng.choice(list(self.cluster.groups))
+        leader = self.cluster.leader(group)
+        if leader is None:
+            return False
+        self._block(self.cluster.network.across({leader.node}), for_us)
+        others = [host for host in self.cluster.hosts(group) if host is not leader and host.alive and not host.hung]
+        for host in others:
+            host.resume()
+            host.die()
+            self.world.after(self.world.between(1_000, 40_000), self.cluster.restart, host, host.life)
+        for at in range(100_000, 700_000, 100_000):
+            if others:
+                self.world.after(at, self._campaign, self.world.rng.choice(others), group)
+        return True
+
+    def _campaign(self, process: Process, group: int) -> None:
+        if self.active and process.alive and not process.paused and group in process.machine.groups:
+            process.machine.core(group).campaign(process.now())
+            process.turn()
+
     def do_pause(self, for_us: int) -> bool:
         """SIGSTOP, or a machine suspended: time goes on without it."""
         process = self._leader() if self.world.chance(0.5) else self._process()
@@ -249,8 +271,7 @@ class Injector:
         groups = list(process.machine.groups) if process.alive and not process.paused else []
         if not groups:
             return False
-        process.machine.core(self.world.rng.choice(groups)).campaign(process.now())
-        process.turn()
+        self._campaign(process, self.world.rng.choice(groups))
         return True
 
     def do_membership(self, for_us: int) -> bool:

@@ -143,6 +143,7 @@ class Process:
         self.incoming: dict[int, Transfer] = {}
         self.outgoing: dict[tuple[int, int], Snapshot] = {}
         self.checkpointing: dict[int, int] = {}
+        self.elected_at: dict[int, int] = {}  # commit index when leadership began
         self.was_damaged = False
         self.replaced: set[int] = set()  # groups whose log was another history than their newest snapshot
         try:
@@ -373,6 +374,7 @@ class Process:
         self.pending.append((turn.number, records, effects))
         for group, event in turn.events:
             if type(event) is RoleChanged and event.role is Role.LEADER:
+                self.elected_at[group] = self.machine.groups[group].commit
                 self.cluster.elected(self, group, event.term)
         if turn.free:
             self._send(turn.free)
@@ -421,6 +423,10 @@ class Process:
         log = self.logs.get(message.group)
         if log is not None:
             self.checkers.sent(message.group, log, message)
+            if type(message) is AppendResponse and message.ok:
+                leader = self.cluster.leader_of(message.group, message.receiver, message.term)
+                if leader is not None:
+                    self.checkers.agreed(message.group, log, message.index, leader)
 
     # ---- the disk ----
 
@@ -516,6 +522,8 @@ class Process:
         log, store, core = self.logs[group], self.stores[group], self.machine.groups[group]
         beliefs, logs = self.cluster.configurations_of(group, core), self.cluster.logs_of(group)
         self.checkers.committed(group, log, first, last, core.term, beliefs, logs)
+        if core.role is Role.LEADER and core.commit > self.elected_at.get(group, core.commit):
+            self.checkers.counted(group, core.term, log.term_at(core.commit), core.commit)
         waiting = self.waiting[group]
         for index, entry in enumerate(log.slice(first, last), first):
             answer = store.apply(index, entry)
