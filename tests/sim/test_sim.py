@@ -10,6 +10,7 @@ import pytest
 
 from nodedb_node.raft import reads
 from tests.sim import spec as specs
+from tests.sim.mutations import MUTATIONS
 from tests.sim.run import run
 from tests.sim.swarm import marks_in_source, varied
 from tests.sim.world import AT_ONCE_MAX, Violation, World
@@ -76,6 +77,20 @@ def test_reads_without_a_lease_are_found_out(monkeypatch: pytest.MonkeyPatch) ->
     """The checkers can fail: a leader that believes its lease for ever answers stale reads."""
     monkeypatch.setattr(reads, "lease_valid", lambda state, now_us: state.role == 3 and state.own_committed)
     assert any(run(specs.load("leases"), seed, 20_000).failure for seed in range(6))
+
+
+@pytest.mark.parametrize("name", ["ack-before-disk", "vote-for-older-log", "new-majority-only", "lease-too-long"])
+def test_a_classic_bug_put_back_is_caught(name: str) -> None:
+    """All of them: `python -m tests.sim --mutations all`."""
+    command = [sys.executable, "-m", "tests.sim.mutations", name, "60", "1"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_mutation_fits_the_code() -> None:
+    for mutation in MUTATIONS.values():
+        for module, old, _ in mutation.edits:
+            assert (ROOT / f"{module.replace('.', '/')}.py").read_text().count(old) == 1, (module, old)
 
 
 def test_marks_are_found_in_the_source() -> None:
