@@ -201,7 +201,9 @@ def _stream(store: Store, group: int, vshards: list[int], header: GroupHeader) -
     yield head + header.state
     buffer = ffi.new("uint8_t[]", STEP_BYTES)
     for vshard in vshards:
-        with Cut(store, vshard) as cut:
+        while (opened := _cut(store, vshard)) is None:
+            yield b""
+        with opened as cut:
             yield SECTION.pack(vshard, *cut.seal)
             while length := cut.read(buffer):
                 if length < 0:  # a row larger than usual
@@ -209,6 +211,16 @@ def _stream(store: Store, group: int, vshards: list[int], header: GroupHeader) -
                     continue
                 yield PIECE.pack(length) + bytes(ffi.buffer(buffer, length))
             yield PIECE.pack(0)
+
+
+def _cut(store: Store, vshard: int) -> Cut | None:
+    """None: a checkpoint is merging the vShard; in a later turn it is done."""
+    try:
+        return Cut(store, vshard)
+    except OSError as error:
+        if error.errno == errno.EAGAIN:
+            return None
+        raise
 
 
 def _install(reader: _Reader, store: Store, manifest: Manifest) -> Iterator[None]:

@@ -20,7 +20,7 @@ def vshards_of(group: int) -> list[int]:
     return list(range(group * 4, group * 4 + 4))
 
 
-def open_store(path: Path, groups: list[int]) -> Store:
+def open_store(path: Path, groups: list[int], txn_bytes_max: int = 1 << 20, pause_us: int = 0) -> Store:
     path.mkdir(exist_ok=True)
     config = StoreConfig(
         path=str(path),
@@ -28,8 +28,8 @@ def open_store(path: Path, groups: list[int]) -> Store:
         dirty_bytes_max=64 << 20,
         memory_bytes_max=64 << 20,
         txn_rows_max=1000,
-        txn_bytes_max=1 << 20,
-        pause_us=0,
+        txn_bytes_max=txn_bytes_max,
+        pause_us=pause_us,
     )
     store = Store(config)
     for group in groups:

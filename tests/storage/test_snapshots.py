@@ -1,5 +1,6 @@
 """Snapshot files against real stores: what arrives is what was cut, or nothing is switched."""
 
+import errno
 import os
 import random
 from collections.abc import Iterator
@@ -9,7 +10,8 @@ import msgspec
 import pytest
 
 from nodedb_node.multiraft.snapshot.messages import Manifest
-from nodedb_node.native.store import GroupHeader, Store
+from nodedb_node.native.move import Cut
+from nodedb_node.native.store import GroupCut, GroupHeader, Store
 from nodedb_node.storage.snapshots import MANIFEST_BYTES, SLOT, Incoming, SnapshotDamaged, Spool
 from tests.storage.rows import checkpoint_now, contents, fill, keys_of_group, open_store, vshards_of
 
@@ -176,3 +178,23 @@ def test_rows_that_change_while_spooling_are_not_mixed_in_a_vshard(tmp_path: Pat
         # What the log brings next: vShards that were cut late skip it, the first one takes it.
         fill(fresh, GROUP, [(key, b"new") for key in keys_of_group(GROUP, 300)], 42)
         assert contents(fresh, GROUP) == contents(source, GROUP)
+
+
+def test_a_vshard_that_a_checkpoint_is_merging_is_waited_for(tmp_path: Path) -> None:
+    rng = random.Random(6)
+    pairs = [(key, rng.randbytes(1000)) for key in keys_of_group(GROUP, 400)]
+    with open_store(tmp_path / "slow", [GROUP], txn_bytes_max=65536, pause_us=20_000) as store:
+        fill(store, GROUP, pairs, 41, checkpoint=False)
+        store.checkpoint_begin([GroupCut(GROUP, 41, 2, b"state")])
+        waited, made = False, Spool(str(tmp_path / "x.snap"))
+        while store.checkpoint_end() is False:
+            try:
+                Cut(store, vshards_of(GROUP)[0]).__exit__()
+            except OSError as error:
+                assert error.errno == errno.EAGAIN
+                waited = True
+                break
+        assert waited, "the checkpoint ended before it was seen merging"
+        for _ in made.build(store, GROUP, vshards_of(GROUP), (2, b""), CHUNK):
+            pass
+        made.close()
