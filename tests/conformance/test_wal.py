@@ -274,6 +274,51 @@ def test_an_empty_log_goes_on_with_the_term_and_configuration_that_a_checkpoint_
     log.close(mark=True)
 
 
+def through_raft(log: RaftLog) -> None:
+    """From now on every turn goes through Raft, as it does where a group has more members."""
+    log._settle()
+    log._alone.clear()
+    log._look_who_is_alone = lambda: None  # type: ignore[method-assign]
+
+
+def test_turns_through_raft_are_what_turns_of_lonely_groups_are(place: Place) -> None:
+    log, _ = place.open()
+    propose(log, [(0, b"before"), (5, b"before")])
+    through_raft(log)
+    assert propose(log, [(0, b"a"), (1, b"b"), (0, b"c"), (5, b"")]) == [(0, 3, 4), (1, 2, 2), (5, 3, 3)]
+    big = [(0, bytes(20_000)) for _ in range(12)]  # several appends
+    appends = log.stats().appends
+    array, keep = wal.records_array([Record(wal.ENTRY, group, data=data, kind=wal.DATA) for group, data in big])
+    assert log.propose(array, len(big), False)
+    commits = []
+    while log.busy:
+        log.tick()  # must not take what is not written for durable
+        assert log._multi.raft(log._groups[0]).commit == 4
+        commits += wait_one(log)
+    del keep
+    assert commits == [(0, 5, 16)]
+    assert log.stats().appends == appends + 4
+    assert log._multi.raft(log._groups[0]).commit == 16
+    log.compact({0: 10, 1: 2, 5: 2})
+    propose(log, [(1, b"with the compaction")])
+    log.close(mark=False)
+    log, got = place.open(applied={0: 10, 1: 2, 5: 2})
+    assert [index for index, _ in got[0]] == list(range(11, 17))
+    assert (got[1], got[5]) == ([(3, b"with the compaction")], [(3, b"")])
+    assert log.last(0) == (17, 2)
+    log.close(mark=True)
+
+
+def wait_one(log: RaftLog) -> list[tuple[int, int, int]]:
+    """Until one append is durable."""
+    if log.fd >= 0:
+        assert select.select([log.fd], [], [], 10)[0], "no completion within 10 s"
+    else:
+        log._io.complete()  # type: ignore[attr-defined]
+    rows, n = log.reap()
+    return [(rows[i].group, rows[i].first, rows[i].last) for i in range(n)]
+
+
 def test_a_group_with_another_voter_is_refused(place: Place) -> None:
     log, _ = place.open()
     log.close(mark=True)
