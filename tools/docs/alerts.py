@@ -35,6 +35,10 @@ ALERTS = (
     Alert("NodedbNotReady", "{ready} == 0", 2, "critical", "/readyz says no: see /readyz?verbose"),
     Alert("NodedbWorkerDown", "{process_up} == 0", 1, "critical", "{{ $labels.process }} does not serve"),
     Alert(
+        "NodedbGroupsStuck", "{groups_stuck} > 0", 1, "critical",
+        "Raft groups of worker {{ $labels.core }} do not move: no leader, halted, or a disk that does not answer",
+    ),
+    Alert(
         "NodedbProcessRestarts", "increase({process_restarts}[30m]) > 2", 0, "warning",
         "{{ $labels.process }} was started again more than twice in half an hour",
     ),
