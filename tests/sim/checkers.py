@@ -116,6 +116,21 @@ class Checkers:
             truth.committed[last],
         )
 
+    def chosen(self, group: int, log: ReplicaLog, term: int, configuration: Configuration) -> None:
+        """A leader was voted for in its term, by a majority of each set of voters (5.2)."""
+        votes, me = self.truths[group].votes, (log.node, log.replica)
+        for part in (configuration.voters, configuration.outgoing):
+            given = sum((m.node, m.replica) == me or votes.get((m.node, m.replica, term)) == me for m in part)
+            require(
+                not part or given * 2 > len(part), "chosen", f"group {group} term {term}: {me} by {given} of {part}"
+            )
+
+    def matched(self, group: int, leader: ReplicaLog, match: int, member: ReplicaLog) -> None:
+        """What a leader believes a member has, it has, durably."""
+        terms = (leader.term_at(match), member.term_at(match))
+        fits = match <= member.durable and (terms[0] == terms[1] or None in terms)
+        require(fits, "match", f"group {group}: node {member.node} at {match}: terms {terms}, durable {member.durable}")
+
     # ---- promises ----
 
     def sent(self, group: int, log: ReplicaLog, message: Any) -> None:

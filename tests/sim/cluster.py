@@ -225,7 +225,9 @@ class Cluster:
         self.world.after(self.world.between(100, 500), request.client.answered, request.serial, outcome, value)
 
     def elected(self, process: Process, group: int, term: int) -> None:
-        self.checkers.leader(group, process.logs[group], term)
+        log = process.logs[group]
+        self.checkers.leader(group, log, term)
+        self.checkers.chosen(group, log, term, process.machine.groups[group].configs[-1][1])
         for other in self.hosts(group):
             core = other.machine.groups.get(group) if other.alive and other is not process else None
             if core is not None and core.term < term:

@@ -38,7 +38,7 @@ ROLES, QUORUM, CORE = f"{RAFT}.roles", f"{RAFT}.quorum", f"{RAFT}.core"
 MUTATIONS: dict[str, Mutation] = {
     "stale-vote": Mutation(
         "a vote granted in an earlier term elects in this one",
-        ("network", "mixed"),
+        ("stale", "network"),
         (
             (ELECTION, "if state.role != asked or message.request != state.request:", "if state.role != asked:"),
             (ELECTION, "if message.granted and not message.pre and message.term != state.term:", "if False:"),
@@ -46,7 +46,7 @@ MUTATIONS: dict[str, Mutation] = {
     ),
     "stale-ack": Mutation(
         "an acknowledgement of an earlier term moves the commit index",
-        ("network", "leases"),
+        ("stale", "network"),
         (
             (REPLICATION, "    if message.term != state.term:\n", "    if message.term > state.term:\n"),
             (REPLICATION, "not peer.request_floor < message.request <= peer.request or", ""),

@@ -284,7 +284,19 @@ class Process:
                 batch.append(message)
         if batch:
             self.machine.step(now, source.node, generation, batch)
+            for message in batch:
+                if type(message) is AppendResponse and message.ok:
+                    self._check_match(source, message)
         self.turn()
+
+    def _check_match(self, source: "Process", message: AppendResponse) -> None:
+        """Of a member that lives and was not damaged since."""
+        core, log = self.machine.groups.get(message.group), source.logs.get(message.group)
+        peer = core.peers.get(message.sender) if core is not None and core.role is Role.LEADER else None
+        if peer is None or log is None or not source.alive or peer.replica != log.replica or log.quarantined:
+            return
+        if log.vote[0] <= core.term:  # a later term may have taken away what this one acknowledged
+            self.checkers.matched(message.group, self.logs[message.group], peer.match, log)
 
     def _create(self, message: Any) -> None:
         """A replica id newer than anything known here brings the replica into being; older ones stay dead."""
