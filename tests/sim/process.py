@@ -681,14 +681,14 @@ class Process:
             self._refuse_snapshot(group)
             return
         transfer.installing = True
-        self.world.after(self.world.between(1_000, 30_000), self._install, self.life, group, snapshot)
+        self.world.after(self.world.between(1_000, 30_000), self._install, self.life, group, snapshot, transfer)
 
-    def _install(self, life: int, group: int, snapshot: Snapshot) -> None:
-        if life != self.life or self._defer(self._install, life, group, snapshot):
+    def _install(self, life: int, group: int, snapshot: Snapshot, transfer: Transfer) -> None:
+        if life != self.life or self._defer(self._install, life, group, snapshot, transfer):
             return
-        transfer = self.incoming.pop(group, None)
-        if transfer is None or group not in self.logs:
-            return
+        if self.incoming.get(group) is not transfer or group not in self.logs:
+            return  # of a replica that was replaced meanwhile
+        del self.incoming[group]
         if self.crash_here("before-install"):
             return
         core, store = self.machine.core(group), self.stores[group]
