@@ -141,3 +141,20 @@ def test_addresses_are_bounded_and_ipv6_counts_by_network() -> None:
 def test_a_bucket_never_holds_more_than_its_size() -> None:
     bucket = Bucket(2, 1_000_000, 0)
     assert [bucket.take(10_000_000) for _ in range(3)] == [True, True, False]
+
+
+@pytest.mark.parametrize(
+    ("words", "joined"),
+    [
+        ([b"(+get", b"+set)"], [b"(+get +set)"]),
+        ([b"(+get", b"(+set", b"+del)"], [b"(+set +del)"]),
+        ([b"(+get", b"(+set)", b"+x)"], [b"(+get (+set)", b"+x)"]),
+    ],
+)
+def test_words_of_selectors_are_joined_as_redis_joins_them(words: list[bytes], joined: list[bytes]) -> None:
+    assert rules.merged(words) == joined
+
+
+def test_an_open_selector_is_named_by_its_last_beginning() -> None:
+    with pytest.raises(rules.Unmatched, match=r"^\($"):
+        rules.merged([b"(%W~w2 +set +copy) ", b"("])

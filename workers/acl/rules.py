@@ -59,10 +59,10 @@ def merged(words: list[bytes]) -> list[bytes]:
     found: list[bytes] = []
     opened: list[bytes] = []
     for word in words:
-        if opened:
+        if word[:1] == b"(" and word[-1:] != b")":
+            opened = [word]  # as in Redis: what an earlier one opened is forgotten
+        elif opened:
             opened.append(word)
-        elif word[:1] == b"(" and word[-1:] != b")":
-            opened = [word]
         else:
             found.append(word)
             continue
