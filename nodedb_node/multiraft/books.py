@@ -118,12 +118,18 @@ def tombstone(group: int, replica: ReplicaId) -> wal.Record:
     return wal.Record(wal.REPLICA, group, 0, replica, b"\x00")
 
 
-def rewritten(group: int, book: GroupBook, mark: tuple[int, int]) -> list[wal.Record]:
-    """All of a group that must stay when its entries up to mark = (index, term) go, as rewrite records."""
+def rewritten(group: int, log: Book, mark: tuple[int, int]) -> list[wal.Record]:
+    """All of a group that must stay when its entries up to mark = (index, term) go, as rewrite records.
+
+    A mark that the log does not have is a Reset's, of the same append: what it takes from the log is its own to say, and
+    what the log has below it may be another history."""
+    book = log.group(group)
     if book.removed:
         return [tombstone(group, ReplicaId(book.replica or 0)).rewritten()]
     rows = [wal.Record(wal.REPLICA, group, 0, book.replica or 0, b"\x01")]
-    index, term = max(mark, (book.compact_index, book.compact_term))
+    index, term = book.compact_index, book.compact_term
+    if max(book.first, index + 1) <= mark[0] <= book.last and log.entry(group, mark[0]).term == mark[1]:
+        index, term = mark
     base = [row for row in book.configs if row.index <= index][-1:]
     rows += [wal.Record(wal.CONFIG, group, row.term, row.index, row.data) for row in base]
     if index:

@@ -249,7 +249,7 @@ class RaftLog:
         if dead_before <= self._io.stats().oldest_segment:
             return []
         self._dead_before, self._marks = dead_before, marks
-        return [row for group, book in group_books.items() for row in books.rewritten(group, book, marks[group])]
+        return [row for group, mark in marks.items() for row in books.rewritten(group, self._book, mark)]
 
     def _mark(self, group: int, book: wal.GroupBook, index: int) -> Position:
         """(index, term) up to which the group's entries may go."""

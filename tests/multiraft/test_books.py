@@ -183,7 +183,7 @@ def compaction(rng: random.Random, life: Life, models: dict[int, Model]) -> list
             index = rng.choice(sorted(model.entries))
             mark = (index, model.entries[index].term)
             model.compact(*mark)
-        records += books.rewritten(group, found, mark)
+        records += books.rewritten(group, life.book, mark)
     return records
 
 

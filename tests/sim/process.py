@@ -480,7 +480,7 @@ class Process:
             book, log = self.log.book.group(group), self.logs.get(group)
             if book.known:
                 mark = (log.mark_index, log.mark_term) if log else (0, 0)
-                rows += books.rewritten(group, book, mark)
+                rows += books.rewritten(group, self.log.book, mark)
         return rows
 
     def _synced(self, life: int) -> None:
