@@ -121,8 +121,8 @@ def tombstone(group: int, replica: ReplicaId) -> wal.Record:
 def rewritten(group: int, log: Book, mark: tuple[int, int]) -> list[wal.Record]:
     """All of a group that must stay when its entries up to mark = (index, term) go, as rewrite records.
 
-    A mark that the log does not have is a Reset's, of the same append: what it takes from the log is its own to say, and
-    what the log has below it may be another history."""
+    A mark that the log does not have is a Reset's, of the same append: what it takes from the log is its own to say,
+    and what the log has below it may be another history."""
     book = log.group(group)
     if book.removed:
         return [tombstone(group, ReplicaId(book.replica or 0)).rewritten()]
