@@ -77,7 +77,7 @@ def _node(facts: NodeFacts) -> Iterator[Metric]:
     disk: list[tuple[registry.Metric, int]] = [(registry.DISK_FLOOR, facts.limits.floor_bytes)]
     if facts.disk is not None:
         disk = [(registry.DISK_SIZE, facts.disk.size_bytes), (registry.DISK_FREE, facts.disk.free_bytes), *disk]
-    for metric, value in disk:
+    for metric, value in (*disk, (registry.ADMIN_REFUSALS, facts.admin_refusals)):
         yield _simple(metric, [([], value)])
 
 

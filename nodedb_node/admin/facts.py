@@ -115,6 +115,7 @@ class NodeFacts(Struct, frozen=True, kw_only=True):
     workers: tuple[ProcessFacts, ...]
     limits: Limits
     peers: PeerFacts = PeerFacts()
+    admin_refusals: int = 0  # requests without the token, since control started
     lanes: tuple[tuple[str, LaneBoard], ...] = ()  # by process, of those that have one
 
     @property

@@ -227,9 +227,19 @@ START_TIME = _node("start_time_seconds", "seconds", "When the node was started, 
 DISK_SIZE = _node("disk_size_bytes", "bytes", "Size of the data directory's file system.")
 DISK_FREE = _node("disk_free_bytes", "bytes", "Space a node may still use on the data directory's file system.")
 DISK_FLOOR = _node("disk_floor_bytes", "bytes", "Free space below which writes are refused.")
-NODE_METRICS: tuple[Metric, ...] = (INFO, READY, READY_CHECK, START_TIME, DISK_SIZE, DISK_FREE, DISK_FLOOR)
+ADMIN_REFUSALS = Metric(
+    name="admin_refusals",
+    kind=Kind.COUNTER,
+    unit="requests",
+    help="Admin requests from elsewhere than loopback that were refused for lack of the token (401).",
+    source="admin_refusals",
+    labels=(),
+)
+NODE_METRICS: tuple[Metric, ...] = (
+    *(INFO, READY, READY_CHECK, START_TIME, DISK_SIZE, DISK_FREE, DISK_FLOOR, ADMIN_REFUSALS),
+)
 
-PEERS_INSECURE = _node("peers_insecure", "1", "1 while peers are not checked and nothing between nodes is encrypted.")
+PEERS_INSECURE = _node("peers_insecure", "1", "1 while peers are not checked: anybody can be one, and read what is said to it.")
 PEERS_INSECURE_WARNINGS = Metric(
     name="peers_insecure_warnings",
     kind=Kind.COUNTER,

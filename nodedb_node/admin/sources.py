@@ -28,7 +28,7 @@ def boottime_us() -> int:
 
 
 class Sources:
-    """The readers of one control process; `draining` and `peers` are set by it."""
+    """The readers of one control process; `draining`, `peers` and `admin_refusals` are set by it."""
 
     def __init__(self, boot: Boot, lives: Lives) -> None:
         self._boot = boot
@@ -37,6 +37,7 @@ class Sources:
         self._groups = [len(groups_of_worker(worker, boot.groups, boot.workers)) for worker in range(boot.workers)]
         self.draining = False
         self.peers = PeerFacts()
+        self.admin_refusals = 0
 
     def facts(self, *, usage: bool) -> NodeFacts:
         """Everything now; what processes use only with `usage`."""
@@ -66,6 +67,7 @@ class Sources:
                 stall_ms=config.supervise.stall_ms,
             ),
             peers=self.peers,
+            admin_refusals=self.admin_refusals,
             lanes=self._lanes() if usage else (),
         )
 

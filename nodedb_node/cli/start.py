@@ -18,7 +18,7 @@ from nodedb_node.supervisor.run import run
 @click.option("--http-port", metavar="N", help="health and metrics (default 6480)")
 @click.option("--peer-port", metavar="N", help="other nodes, UDP, control process (default 6490)")
 @click.option("--peer-worker-port", metavar="N", help="other nodes, UDP, worker i on N + i (default 6500)")
-@click.option("--peers", metavar="HOW", help='mtls (default), or "insecure": nobody is checked, nothing is encrypted')
+@click.option("--peers", metavar="HOW", help='mtls (default), or "insecure": nobody is checked, anybody can be a peer')
 @click.option("--workers", metavar="N", help='worker processes, or "auto" (default: allowed cores - 1)')
 @click.option("--log-level", metavar="LEVEL", help="debug, info, warning or error (default info)")
 def command(config_file: str | None, **options: str | None) -> int:

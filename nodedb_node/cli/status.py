@@ -150,7 +150,7 @@ def lines(document: Document) -> Iterator[str]:
 def security(facts: PeerFacts) -> str:
     """How nodes know each other."""
     if facts.insecure:
-        return "peers INSECURE: nobody is checked and nothing between nodes is encrypted"
+        return "peers INSECURE: nobody is checked, anybody can be a peer and read what it is told"
     if not facts.certificate_not_after_s:
         return "peers mtls, no certificate yet"
     ends = datetime.datetime.fromtimestamp(facts.certificate_not_after_s, datetime.UTC)

@@ -26,7 +26,7 @@ from nodedb_node.transport.credentials.trust import TrustError
 
 WARNED_S = 60
 RETRY_S = 10
-INSECURE = "peers are NOT checked and nothing between nodes is encrypted: [peers] security is insecure"
+INSECURE = "peers are NOT checked, so anybody can be one and read what it is told: [peers] security is insecure"
 
 
 def wall_s() -> int:

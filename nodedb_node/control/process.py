@@ -101,6 +101,7 @@ class Control:
         return AdminServer(guarded, self._listening(), http.tls_cert, http.tls_key)
 
     def _refused(self, address: str) -> None:
+        self._sources.admin_refusals += 1
         suppressed = self._lines.take(0, boottime_us())
         if suppressed is not None:
             log.warning("admin request without the token refused", address=address, suppressed=suppressed)

@@ -7,11 +7,13 @@ are skipped. World file.
 
 The generation stands also in a file beside the catalog, written before the commit that it names: whoever asks every
 second must not wait for a disk that hangs, and a read of LMDB may (it marks a page of the lock file). The file is only
-a hint to look: it may be one ahead while a change is being committed, or after one that failed.
+a hint to look: it is one ahead while a change is being committed, and after a death at just that moment until the next
+change.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Sequence
 
@@ -63,6 +65,7 @@ class CatalogSecurity:
         try:
             return self._change(expected, changes)
         except (lmdb.Error, OSError) as error:
+            self._correct_hint()
             line = f"the catalog cannot be written: {error}; is the disk full?"
             raise StartError(Exit.IO, line) from error
 
@@ -79,6 +82,12 @@ class CatalogSecurity:
             self._write_hint(after.generation)
         self._read = after
         return after
+
+    def _correct_hint(self) -> None:
+        """Name no state that never was. Under the lock of writers, so that another process's newer state stays named."""
+        # Where this fails too, what failed first is told, and readers look once too often.
+        with contextlib.suppress(lmdb.Error, OSError), self._environment.begin(db=self._table, write=True) as view:
+            self._write_hint(_generation(view))
 
     def _state(self, view: lmdb.Transaction) -> SecurityState:
         if _generation(view) != self._read.generation:

@@ -4,12 +4,14 @@ Another implementation (the metadata group's) joins by a row in STORES: a contex
 twice on the same one to give the same state.
 """
 
+import resource
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -313,6 +315,22 @@ def test_a_write_that_fails_is_told_and_changes_nothing(tmp_path: Path, monkeypa
         monkeypatch.undo()
         assert store.read() == before
         assert do(store, RecordLeaf(leaf("2"))).leaves["2"].recorded == before.generation + 1
+
+
+def test_a_commit_that_fails_leaves_no_generation_that_never_was(tmp_path: Path) -> None:
+    """The file that says whether to look is written before the commit: a disk that is full then must not leave it ahead,
+    or readers would look every second, and who compares it would miss the change that gets this number next."""
+    with catalog(tmp_path) as store:
+        before = founded(store)
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, ((tmp_path / "catalog" / "data.mdb").stat().st_size, hard))
+        try:
+            with pytest.raises(StartError, match="cannot be written"):
+                do(store, RecordLeaf(msgspec.structs.replace(leaf("2"), certificate=bytes(1 << 19))))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert store.generation() == store.read().generation == before.generation
+        assert do(store, RecordLeaf(leaf("2"))).generation == store.generation() == before.generation + 1
 
 
 def _too_many(state: SecurityState) -> dict[bytes, bytes]:

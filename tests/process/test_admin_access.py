@@ -1,5 +1,6 @@
 """The admin endpoints of a running node from elsewhere, and by HTTPS."""
 
+import re
 import ssl
 import subprocess
 import sys
@@ -45,6 +46,8 @@ def test_a_stranger_needs_the_token(tmp_path: Path) -> None:
         assert get(there + "/livez") == (200, "ok\n")
         assert get(there + "/readyz?verbose") == (200, "ok\n")
         assert "[+]" in get(there + "/readyz?verbose", token)[1]
+        counted = re.search(r"^nodedb_admin_refusals_total (\S+)$", get(here + "/metrics")[1], re.M)
+        assert counted and float(counted[1]) == 6
         one.wait_log('msg="admin request without the token refused"')
         where = ("--http", f"{address}:{one.http_port}")
         refused = status(one, *where)

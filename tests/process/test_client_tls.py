@@ -114,6 +114,19 @@ def test_redis_py_cluster(both: Node, authority: Authority) -> None:
         assert {one.port for one in link.get_primaries()} == set(both.worker_ports)
 
 
+def test_redis_py_cluster_where_no_port_is_plain(tmp_path: Path, authority: Authority) -> None:
+    """The topology names the ports that speak TLS, and redirects lead there."""
+    with node(tmp_path, settings(authority), workers=2) as one:
+        with RedisCluster(host="127.0.0.1", port=one.port, ssl=True, ssl_ca_certs=str(authority.ca)) as link:
+            assert {primary.port for primary in link.get_primaries()} == set(one.worker_ports)
+            for number in range(50):
+                link.set(f"cluster:{number}", number)
+            assert [link.get(f"cluster:{number}") for number in range(50)] == [b"%d" % n for n in range(50)]
+        with TlsConnection(one.worker_ports[0], context(authority)) as link:
+            moved = {str(link.call("GET", f"cluster:{number}")).rsplit(":", 1)[-1] for number in range(50)}
+            assert any(str(one.worker_ports[1]) in answer for answer in moved)
+
+
 def test_redis_benchmark(both: Node, authority: Authority) -> None:
     shared, _ = tls_ports(both)
     words = ("-a", "root", "-n", 3000, "-r", 1000, "-d", 500, "-P", 16, "-t", "set,get", "--csv")

@@ -64,7 +64,7 @@ ALERTS = (
     ),
     Alert(
         "NodedbPeersInsecure", "{peers_insecure} == 1", 5, "warning",
-        "nodes are not checked and nothing between them is encrypted",
+        "nodes are not checked: anybody can be a peer, and read what it is told",
     ),
     Alert(
         "NodedbCertificateEnds",

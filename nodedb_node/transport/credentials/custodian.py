@@ -64,9 +64,8 @@ class Custodian:
 
     def found(self, now_s: int) -> bool:
         """Make the cluster's first authority, and this node its only keeper; False when there is one already."""
-        before = self._store.generation()
-        self._decide(lambda state: [] if state.authorities else self._founding(now_s))
-        return self._store.generation() != before
+        before = self._store.read().generation
+        return self._decide(lambda state: [] if state.authorities else self._founding(now_s)).generation != before
 
     def register(self) -> None:
         """Tell the node's sealing key, where it is another than before: what is sealed from now on can be opened."""
