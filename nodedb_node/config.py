@@ -144,7 +144,7 @@ class PeersSection(Struct, frozen=True):
     gso: Annotated[bool, about("flag", "the kernel cuts and joins datagrams; switched off when a driver fails")] = True
     security: Annotated[
         Literal["mtls", "insecure"],
-        about("choice", "mtls = every peer shows a certificate; insecure = nobody is checked: encrypted, for whoever answers"),
+        about("choice", "mtls = every peer shows a certificate; insecure = nobody is checked: anybody can be a peer"),
     ] = "mtls"
     certificate_days: Annotated[
         int, Meta(ge=1, le=825), about("days", "a node's certificate; renewed after two thirds, without an operator")

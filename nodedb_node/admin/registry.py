@@ -239,7 +239,9 @@ NODE_METRICS: tuple[Metric, ...] = (
     *(INFO, READY, READY_CHECK, START_TIME, DISK_SIZE, DISK_FREE, DISK_FLOOR, ADMIN_REFUSALS),
 )
 
-PEERS_INSECURE = _node("peers_insecure", "1", "1 while peers are not checked: anybody can be one, and read what is said to it.")
+PEERS_INSECURE = _node(
+    "peers_insecure", "1", "1 while peers are not checked: anybody can be one, and read what it is told."
+)
 PEERS_INSECURE_WARNINGS = Metric(
     name="peers_insecure_warnings",
     kind=Kind.COUNTER,

@@ -84,7 +84,7 @@ class CatalogSecurity:
         return after
 
     def _correct_hint(self) -> None:
-        """Name no state that never was. Under the lock of writers, so that another process's newer state stays named."""
+        """Name no state that never was; under the lock of writers, so that what another process wrote stays named."""
         # Where this fails too, what failed first is told, and readers look once too often.
         with contextlib.suppress(lmdb.Error, OSError), self._environment.begin(db=self._table, write=True) as view:
             self._write_hint(_generation(view))

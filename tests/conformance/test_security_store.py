@@ -318,7 +318,7 @@ def test_a_write_that_fails_is_told_and_changes_nothing(tmp_path: Path, monkeypa
 
 
 def test_a_commit_that_fails_leaves_no_generation_that_never_was(tmp_path: Path) -> None:
-    """The file that says whether to look is written before the commit: a disk that is full then must not leave it ahead,
+    """The file that says whether to look is written before the commit: a disk that is full must not leave it ahead,
     or readers would look every second, and who compares it would miss the change that gets this number next."""
     with catalog(tmp_path) as store:
         before = founded(store)
