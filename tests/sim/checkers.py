@@ -63,6 +63,8 @@ class Truth:
         self.chains: list[int] = [0]  # the state's hash by index, as the first replica that applied it had it
         self.configurations: list[tuple[int, Configuration]] = [(0, founders)]  # committed ones
         self.max_leader_term = 0
+        # (leader, its term, member, its replica) -> index up to which answers of that term have arrived
+        self.answers: dict[tuple[int, int, int, int], int] = {}
 
 
 def require(holds: bool, rule: str, *facts: object) -> None:
@@ -75,7 +77,6 @@ class Checkers:
 
     def __init__(self) -> None:
         self.truths: dict[int, Truth] = {}
-        self.checks = 0
 
     def add_group(self, group: int, founders: Configuration) -> None:
         self.truths[group] = Truth(group, founders)
@@ -124,6 +125,18 @@ class Checkers:
             require(
                 not part or given * 2 > len(part), "chosen", f"group {group} term {term}: {me} by {given} of {part}"
             )
+
+    def answered(self, message: AppendResponse | SnapshotResponse) -> None:
+        """A member's acknowledgement is about to arrive."""
+        answers = self.truths[message.group].answers
+        key = (message.receiver, message.term, message.sender, message.sender_replica)
+        if message.index > answers.get(key, 0):
+            answers[key] = message.index
+
+    def believed(self, group: int, leader: int, term: int, member: tuple[int, int], match: int) -> None:
+        """A leader believes of a member what it acknowledged in the leader's term, and nothing else."""
+        said = self.truths[group].answers.get((leader, term, *member), 0)
+        require(match <= said, "ack of this term", f"group {group}: {leader} in {term}: {member} at {match}, said {said}")
 
     def matched(self, group: int, leader: ReplicaLog, match: int, member: ReplicaLog) -> None:
         """What a leader believes a member has, it has, durably."""

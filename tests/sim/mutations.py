@@ -211,6 +211,40 @@ MUTATIONS: dict[str, Mutation] = {
             ),
         ),
     ),
+    "lease-without-contact": Mutation(
+        "a leader reads under a lease that no majority gave",
+        ("leases",),
+        (
+            (
+                READS,
+                "return state.lease_floor_us <= contact_us and now_us < contact_us + state.config.lease_us",
+                "return bool(state.config.lease_us) and contact_us >= 0",
+            ),
+        ),
+    ),
+    "lease-from-arrival": Mutation(
+        "a lease and a read count from when an answer arrived, not from when it was asked for",
+        ("leases", "stale"),
+        (
+            (
+                f"{RAFT}.progress",
+                "            if sent_us > self.contact_us:\n                self.contact_us = sent_us\n",
+                "            self.contact_us = now_us\n",
+            ),
+        ),
+    ),
+    "promises-not-kept": Mutation(
+        "a follower votes for another while the promise holds that it gave its leader",
+        ("leases",),
+        (
+            (
+                ELECTION,
+                "return max(state.fence_us, state.promise_us, state.contacts.promised_us())",
+                "return state.fence_us",
+            ),
+            (ELECTION, "return heard_us > 0 and heard_us + state.config.election_min_us > now_us", "return False"),
+        ),
+    ),
     "lease-too-long": Mutation(
         "a lease lasts longer than the promise it rests on",
         ("leases",),

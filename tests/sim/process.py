@@ -281,6 +281,8 @@ class Process:
             else:
                 if kind is AppendEntries or kind is InstallSnapshot:
                     self._create(message)
+                elif (kind is AppendResponse or kind is SnapshotResponse) and message.ok:
+                    self.checkers.answered(message)
                 batch.append(message)
         if batch:
             self.machine.step(now, source.node, generation, batch)
@@ -290,10 +292,13 @@ class Process:
         self.turn()
 
     def _check_match(self, source: "Process", message: AppendResponse) -> None:
-        """Of a member that lives and was not damaged since."""
+        """That it is what was said; and true, of a member that lives and was not damaged since."""
         core, log = self.machine.groups.get(message.group), source.logs.get(message.group)
         peer = core.peers.get(message.sender) if core is not None and core.role is Role.LEADER else None
-        if peer is None or log is None or not source.alive or peer.replica != log.replica or log.quarantined:
+        if core is None or peer is None:
+            return
+        self.checkers.believed(message.group, self.node, core.term, (peer.node, peer.replica), peer.match)
+        if log is None or not source.alive or peer.replica != log.replica or log.quarantined:
             return
         if log.vote[0] <= core.term:  # a later term may have taken away what this one acknowledged
             self.checkers.matched(message.group, self.logs[message.group], peer.match, log)
