@@ -49,6 +49,7 @@ from nodedb_node.raft.messages import (
     RoleChanged,
     Term,
 )
+from nodedb_node.raft.state import NEVER
 
 SILENCED_US = 60_000_000  # how long a process whose disk stalled lets others campaign first
 
@@ -275,12 +276,23 @@ class MultiRaft:
     def next_deadline_us(self) -> Micros | None:
         """When tick is due at the latest; None: nothing to wait for."""
         self._drop_stale_deadlines()
-        due = [self._deadlines[0][0]] if self._deadlines else []
-        if not self._stalled and any(not lane.idle for peer, lane in self._out.items() if peer in self._up):
-            due.append(0 if self._beat_now else self._beat_us)
-        due += [lane.heard_us + self.config.silence_us for lane in self._in.values() if not lane.lost]
+        due_us: Micros = self._deadlines[0][0] if self._deadlines else NEVER
+        if not self._stalled and self._has_to_beat():
+            due_us = 0 if self._beat_now else min(due_us, self._beat_us)
+        for lane in self._in.values():
+            if not lane.lost and lane.heard_us + self.config.silence_us < due_us:
+                due_us = lane.heard_us + self.config.silence_us
         wait_us = self.watchers.next_deadline_us()
-        return min([*due, wait_us] if wait_us is not None else due, default=None)
+        if wait_us is not None and wait_us < due_us:
+            due_us = wait_us
+        return None if due_us == NEVER else due_us
+
+    def _has_to_beat(self) -> bool:
+        for peer in self._up:
+            lane = self._out.get(peer)
+            if lane is not None and not lane.idle:
+                return True
+        return False
 
     def tick(self, now_us: Micros) -> None:
         """Deadlines that have passed: lanes first, so that no group's work delays a heartbeat."""

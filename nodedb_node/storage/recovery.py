@@ -112,7 +112,8 @@ class Recovered:
     def _reordered_entries(self, floor: Any) -> Iterator[tuple[Any, int]]:
         """Groups whose entries compaction wrote again stand out of order: read one by one, by position."""
         headers = {known.header.number: known.header for known in self.segments}
-        for group in range(wal.GROUPS_MAX):
+        named = {group for known in self.segments for group, index in enumerate(known.last) if index}
+        for group in sorted(named):
             book = self.book.group(group)
             if not book.reordered:
                 continue

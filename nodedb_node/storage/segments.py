@@ -12,13 +12,13 @@ class SegmentBook:
     """The closed segments, oldest first; the one being written to is not among them."""
 
     def __init__(self) -> None:
-        self._closed: list[tuple[int, Sequence[int], int]] = []
+        self._closed: list[tuple[int, dict[int, int], int]] = []  # (number, highest index by group, bytes)
         self.bytes_ever = 0  # of all files closed so far, dead ones included
 
     def close_segment(self, number: int, last: Sequence[int], size: int) -> None:
         """last[group]: an index that no entry in this segment is above, 0 = none; size in bytes."""
         assert not self._closed or number > self._closed[-1][0]
-        self._closed.append((number, last, size))
+        self._closed.append((number, {group: index for group, index in enumerate(last) if index}, size))
         self.bytes_ever += size
 
     @property
@@ -29,7 +29,7 @@ class SegmentBook:
     def dead_before(self, applied: Mapping[int, int], current: int) -> int:
         """All segments with a lower number than the result may die, given what a synced checkpoint covers."""
         for number, last, _ in self._closed:
-            if any(last[group] > applied.get(group, 0) for group in range(len(last)) if last[group]):
+            if any(index > applied.get(group, 0) for group, index in last.items()):
                 return number
         return current
 

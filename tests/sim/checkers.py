@@ -8,6 +8,7 @@ once recorded (a leader of a term, a vote, an entry at an index and term, a comm
 """
 
 from bisect import bisect_left
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 from zlib import crc32
 
@@ -136,7 +137,12 @@ class Checkers:
     def believed(self, group: int, leader: int, term: int, member: tuple[int, int], match: int) -> None:
         """A leader believes of a member what it acknowledged in the leader's term, and nothing else."""
         said = self.truths[group].answers.get((leader, term, *member), 0)
-        require(match <= said, "ack of this term", f"group {group}: {leader} in {term}: {member} at {match}, said {said}")
+        if match > said:
+            raise Violation(f"ack of this term: group {group}: {leader} in {term}: {member} at {match}, said {said}")
+
+    def vouched(self, group: int, node: int, commit: int, known: int) -> None:
+        """A follower commits what an append says is committed, and only as far as that append reaches (5.3)."""
+        require(commit <= known, "commit of what is vouched for", f"group {group}: {node} at {commit} of {known}")
 
     def matched(self, group: int, leader: ReplicaLog, match: int, member: ReplicaLog) -> None:
         """What a leader believes a member has, it has, durably."""
@@ -191,13 +197,12 @@ class Checkers:
         first: int,
         last: int,
         term_now: int,
-        beliefs: list[Configuration],
-        logs: dict[int, Any],
+        backing: Callable[[], tuple[list[Configuration], dict[int, Any]]],
     ) -> None:
         """State machine safety for what a replica reports committed; the first to report shows a durable quorum.
 
-        term_now: the reporter's; beliefs: the reporter's configuration and the leader's; logs: by node, the group's
-        replicas, dead ones too.
+        term_now: the reporter's; backing: asked of the first only, the configurations of reporter and leader, and by
+        node the group's replicas, dead ones too.
         """
         truth = self.truths[group]
         known = truth.committed
@@ -211,7 +216,7 @@ class Checkers:
                 known.append(term)
                 truth.committed_in.append(max(term_now, truth.committed_in[-1]))
                 if index == last:
-                    self._backed(group, index, term, beliefs, logs)
+                    self._backed(group, index, term, *backing())
 
     def counted(self, group: int, leader_term: int, term: int | None, index: int) -> None:
         """A leader commits entries of its own term only; earlier ones come with them (5.4.2, figure 8)."""

@@ -118,26 +118,21 @@ class Cluster:
         core = process.machine.groups.get(group) if process.alive else None
         return process.logs.get(group) if core is not None and core.role is Role.LEADER and core.term == term else None
 
-    def configurations_of(self, group: int, core: Any) -> list[Configuration]:
-        """In force at a replica that reports a commit, and at the leader, whose count it was."""
+    def backing(self, group: int, core: Any) -> tuple[list[Configuration], dict[int, Any]]:
+        """What a commit rests on: the configuration in force at a replica that reports it, and at the leader, whose
+        count it was; and the replicas' logs."""
         found = [core.configs[-1][1]]
         leader = self.leader(group)
         if leader is not None:
             found.append(leader.machine.groups[group].configs[-1][1])
-        return found
+        return found, self.logs_of(group)
 
     def _clock(self) -> Clock:
         drift = self.spec.cluster.drift_ppm
         return Clock(self.world.between(10 * MILLION, 900 * MILLION), self.world.between(-drift, drift))
 
-    def clock(self, node: int) -> int:
-        return self.clocks[node].read(self.world.now_us)
-
-    def world_time(self, node: int, local_us: int) -> int:
-        return self.clocks[node].when(local_us)
-
     def machine(self, node: int, generation: int) -> Machine:
-        return Machine(node, self.settings, generation, self.world.rng, self.clock(node))
+        return Machine(node, self.settings, generation, self.world.rng, self.clocks[node].read(self.world.now_us))
 
     # ---- sessions ----
 

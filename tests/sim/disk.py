@@ -149,7 +149,8 @@ class SimLog:
         for known in rows:
             self.segments.close_segment(known.header.number, known.last, known.header.bytes)
             for group, index in enumerate(known.last):
-                self.last[group] = max(index, self.last[group])
+                if index:
+                    self.last[group] = max(index, self.last[group])
         end = recovered.end if recovered else None
         self.again = recovered.again() if recovered else []
         self.book = recovered.book if recovered else Book()

@@ -23,6 +23,7 @@ from nodedb_node.raft.messages import (
     NOBODY,
     AppendEntries,
     AppendResponse,
+    Busy,
     Configuration,
     Entry,
     Halted,
@@ -98,6 +99,7 @@ class Process:
     def __init__(self, cluster: Any, node: int, worker: int) -> None:
         self.cluster, self.node, self.worker = cluster, node, worker
         self.world: World = cluster.world
+        self.clock = cluster.clocks[node]
         self.checkers: Checkers = cluster.checkers
         self.disk = SimDisk()
         self.founded: dict[int, bytes] = {}  # groups that begin here, and their configuration
@@ -115,7 +117,7 @@ class Process:
     # ---- life ----
 
     def now(self) -> int:
-        return int(self.cluster.clock(self.node))
+        return int(self.clock.read(self.world.now_us))
 
     def found(self, group: int, configuration: Configuration) -> None:
         """This node is a founder of the group."""
@@ -131,7 +133,7 @@ class Process:
         self.world.trace(STARTED, self.node, self.worker, self.generation)
         self.backlog = []
         self.machine: Machine = self.cluster.machine(self.node, self.generation)
-        self.tick_us = -1
+        self.tick_us = self.due_us = -1  # when the next tick comes, and what the machines asked for when it was set
         self.before = self.logs
         self.logs, self.stores = {}, {}
         self.pending: list[tuple[int, list[Record], list[Any]]] = []
@@ -272,24 +274,38 @@ class Process:
         world.trace(DELIVERED, self.node, self.worker, source.node, crc)
         now = self.now()
         batch = []
+        known: dict[int, int] = {}  # by group, the index up to which something says that it is committed
         for message in messages:
             kind = type(message)
-            if kind is Fetch:
+            if kind is AppendEntries:
+                self._create(message)
+                self._learn_commit(known, message)
+            elif kind is AppendResponse or kind is SnapshotResponse:
+                if message.ok:
+                    self.checkers.answered(message)
+            elif kind is Fetch:
                 self._on_fetch(source.node, message)
+                continue
             elif kind is Chunk:
                 self._on_chunk(source.node, message)
-            else:
-                if kind is AppendEntries or kind is InstallSnapshot:
-                    self._create(message)
-                elif (kind is AppendResponse or kind is SnapshotResponse) and message.ok:
-                    self.checkers.answered(message)
-                batch.append(message)
+                continue
+            elif kind is InstallSnapshot:
+                self._create(message)
+            batch.append(message)
         if batch:
             self.machine.step(now, source.node, generation, batch)
             for message in batch:
                 if type(message) is AppendResponse and message.ok:
                     self._check_match(source, message)
+            for group, index in known.items():
+                self.checkers.vouched(group, self.node, self.machine.groups[group].commit, index)
         self.turn()
+
+    def _learn_commit(self, known: dict[int, int], append: AppendEntries) -> None:
+        core = self.machine.groups.get(append.group)
+        if core is not None:
+            before = known.get(append.group, core.commit)
+            known[append.group] = max(before, min(append.commit, append.last_index))
 
     def _check_match(self, source: "Process", message: AppendResponse) -> None:
         """That it is what was said; and true, of a member that lives and was not damaged since."""
@@ -325,7 +341,7 @@ class Process:
             return
         self.world.events += 1
         self.world.trace(TICK, self.node, self.worker)
-        self.tick_us = -1
+        self.tick_us = self.due_us = -1
         now = self.now()
         age_us = self.world.now_us - self.write_began_us if self.writing is not None else 0
         self.machine.tick(now, age_us)
@@ -340,22 +356,22 @@ class Process:
         if request.group not in self.logs:
             self._refuse(request, NOBODY)
             return
-        core, now = self.machine.core(request.group), self.now()
+        core, now = self.machine.groups[request.group], self.now()
         if not request.payload:
             refusal = core.read(now, request)
-            if refusal is not None:
-                self._refuse(request, refusal)
+        elif self.log.full:
+            refusal = Busy("disk")
         else:
-            if self.log.full:
-                self._refuse(request, NOBODY)
-                return
             result = core.propose(now, len(request.payload), request.payload)
+            refusal = None if isinstance(result, tuple) else result
             if isinstance(result, tuple):
                 index, term = result
                 self.waiting[request.group][index] = (term, request)
-            else:
-                self._refuse(request, result)
-        self.turn()
+        if refusal is not None:
+            self._refuse(request, refusal)
+        if core.changed:
+            self.machine.core(request.group)
+            self.turn()
 
     def _refuse(self, request: Request, refusal: Any) -> None:
         leader = refusal.leader if isinstance(refusal, NotLeader) else NOBODY
@@ -366,14 +382,13 @@ class Process:
 
     def turn(self) -> None:
         """Do what the machines ask for, until they ask for nothing."""
-        machine = self.machine
+        machine, now = self.machine, self.now()
         while self.alive:
-            turn = machine.take_turn(self.now())
-            if turn is None:
+            turn = machine.take_turn(now)
+            if turn is not None:
+                self._do(turn)
+            elif not self._write():
                 break
-            self._do(turn)
-        if self.alive:
-            self._write()
         if self.alive:
             self._schedule()
 
@@ -447,20 +462,24 @@ class Process:
 
     # ---- the disk ----
 
-    def _write(self) -> None:
-        """Everything that gathered goes into one append; a turn without records waits only for those before it."""
+    def _write(self) -> bool:
+        """Everything that gathered goes into one append; a turn without records waits only for those before it: True
+        when it is durable already."""
         if self.writing is not None or not self.pending or self.hung:
-            return
+            return False
         number = self.pending[-1][0]
         records = [record for _, rows, _ in self.pending for record in rows]
         effects = [effect for _, _, rows in self.pending for effect in rows]
         self.pending = []
         if not records:
             self._durable(number, effects)
-            return
-        if self.crash_here("before-write"):
-            return
-        if self.log.dying(self._covered()):
+            return True
+        if not self.crash_here("before-write"):
+            self._append(number, records, effects)
+        return False
+
+    def _append(self, number: int, records: list[Record], effects: list[Any]) -> None:
+        if len(self.disk.files) > 1 and self.log.dying(self._covered()):
             records = self._live_records() + records  # the book is older than what is written now
         size = self.log.begin(records)
         self.writing = (number, effects)
@@ -519,8 +538,6 @@ class Process:
             self._send(messages)
             if self.crash_here("after-send"):
                 return
-        if not self.pending:
-            self.turn()
 
     def unhang(self) -> None:
         """The disk answers again."""
@@ -537,8 +554,7 @@ class Process:
 
     def _apply(self, group: int, first: int, last: int) -> None:
         log, store, core = self.logs[group], self.stores[group], self.machine.groups[group]
-        beliefs, logs = self.cluster.configurations_of(group, core), self.cluster.logs_of(group)
-        self.checkers.committed(group, log, first, last, core.term, beliefs, logs)
+        self.checkers.committed(group, log, first, last, core.term, lambda: self.cluster.backing(group, core))
         if core.role is Role.LEADER and core.commit > self.elected_at.get(group, core.commit):
             self.checkers.counted(group, core.term, log.term_at(core.commit), core.commit)
         waiting = self.waiting[group]
@@ -738,9 +754,10 @@ class Process:
         if self.incoming:
             soonest = min(transfer.asked_us for transfer in self.incoming.values()) + FETCH_TIMEOUT_US + 1
             due = soonest if due is None else min(due, soonest)
-        if due is None:
+        if due is None or due == self.due_us:
             return
-        at = self.cluster.world_time(self.node, due)
+        self.due_us = due
+        at = self.clock.when(due)
         if self.tick_us == -1 or at < self.tick_us:
             self.tick_us = max(at, self.world.now_us)
             self.world.at(self.tick_us, self._tick, self.life, self.tick_us)

@@ -57,9 +57,7 @@ class Run:
         for workload in self.workloads:
             workload.start()
         self.injector.start()
-        world = self.world
-        while world.events < steps and world.step():
-            require(world.now_us < VIRTUAL_US_MAX, "progress", f"only {world.events} events in an hour")
+        self.world.run(steps, VIRTUAL_US_MAX)
         self.heal()
         self.check(steps)
 

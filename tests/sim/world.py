@@ -56,6 +56,12 @@ class World:
         function(*arguments)
         return True
 
+    def run(self, events: int, until_us: int) -> None:
+        """Let things happen until so many events were counted, or this time has come."""
+        while self.events < events and self.step():
+            if self.now_us >= until_us:
+                raise Violation(f"progress: only {self.events} events in {until_us // 1_000_000} s")
+
     def trace(self, *numbers: int) -> None:
         """Put these into the digest, with the time."""
         self._digest = hash((self._digest, self.now_us, numbers))
