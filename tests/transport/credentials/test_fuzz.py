@@ -108,21 +108,27 @@ def rounds() -> Iterator[random.Random]:
     print(f"{done} mutations")
 
 
+def signed_part(der: bytes) -> bytes:
+    """What the signature covers: libraries overlook how many bits of the signature are said to be unused, for one."""
+    return x509.load_der_x509_certificate(der).tbs_certificate_bytes
+
+
 def test_whatever_the_bytes_there_is_an_answer() -> None:
     trust = trusting()
+    issued = {signed_part(der) for der in (*SEEDS, AUTHORITY.der)}
     for random_ in rounds():
         der = mutated(random_)
         chain = [der] if random_.random() < 0.9 else [leaf(), der]
         found = verify_peer(chain, trust, NOW_S, Expected(unknown=True))
         assert isinstance(found, Refusal | PeerIdentity)
         if isinstance(found, PeerIdentity):
-            assert der in SEEDS or der == AUTHORITY.der, "a changed certificate passed"
+            assert signed_part(der) in issued, "a changed certificate passed"
 
 
-def test_whatever_the_request_there_is_a_key_or_a_refusal() -> None:
+def test_whatever_the_request_there_is_a_proven_key_or_a_refusal() -> None:
     good = [KEY.request("node"), SigningKey.make().request("x" * 60)]
+    keys = [requested_key(der).public_numbers() for der in good]
     for random_ in rounds():
         der = mutated(random_, good)
         with contextlib.suppress(RequestError):
-            requested_key(der)
-            assert der in good, "a changed request passed"
+            assert requested_key(der).public_numbers() in keys, "a key that nobody proved to hold"
