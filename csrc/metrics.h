@@ -1,6 +1,7 @@
 /* metrics.h: the counters of one process, in shared memory.
  *
- * Written by one process with plain 64-bit stores, read by control at any time: each word is whole, a set of words is not.
+ * Written by one process (started_ms by the supervisor) with plain 64-bit stores, read by control at any time: each word is
+ * whole, a set of words is not.
  * Histograms have four buckets per power of two, so a bucket's bounds are at most 25 % apart: values 0 to 3 have one each, then
  * v with 2^e <= v < 2^(e+1) is counted in bucket 4 (e - 1) + the two bits behind v's highest. The last is open.
  */
@@ -22,11 +23,8 @@ typedef struct nd_group_row {
 } nd_group_row;
 
 typedef struct nd_metrics {
-    uint64_t generation;          /* of the process */
-    uint64_t pid;
-    uint64_t started_ms;          /* wall clock */
+    uint64_t started_ms;          /* wall clock; the supervisor's, who knows it (state, pid, generation: process table, shm.h) */
     uint64_t heartbeat_us;        /* CLOCK_BOOTTIME of the last loop turn */
-    uint64_t ready;               /* 1 once it serves */
     uint64_t commands, commands_write, commands_read, commands_python, commands_forwarded, commands_served_for_peers;
     uint64_t errors, overload_refusals, deadline_refusals, protocol_errors;
     uint64_t connections, connections_accepted, connections_closed, output_limit_closed;

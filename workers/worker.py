@@ -165,7 +165,6 @@ class Worker:
     def _serve(self) -> None:
         boot = self.boot
         self._copy_figures()  # readiness looks at them, and a calm worker's next ones come late
-        self.metrics.ready = 1
         self.lane = NodeLane(boot, self.loop, self.metrics)
         self.shm.ready(boot.process, [boot.ports.clients, boot.ports.workers[boot.worker], 0, 0])
         ring_all(boot.bell_fds)

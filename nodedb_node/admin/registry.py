@@ -180,7 +180,7 @@ WORKER_METRICS: tuple[Metric, ...] = (
 )
 """One row for each word of a worker's counter block, but those of PROCESS_WORDS."""
 
-PROCESS_WORDS = frozenset({"generation", "pid", "started_ms", "heartbeat_us", "ready"})
+PROCESS_WORDS = frozenset({"started_ms", "heartbeat_us"})
 """Words of the block that reach the exposition through PROCESS_METRICS."""
 
 

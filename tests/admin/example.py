@@ -25,7 +25,7 @@ def histogram(*values: int) -> Histogram:
 
 
 def block(values: Mapping[str, int] | None = None, **histograms: Histogram) -> Block:
-    healthy = {"wal_backend": 2, "ready": 1, "started_ms": 1_700_000_000_000} | dict(values or {})
+    healthy = {"wal_backend": 2, "started_ms": 1_700_000_000_000} | dict(values or {})
     assert healthy.keys() <= WORDS.keys()
     groups = {0: LEADS, 3: STUCK}
     return Block(dict.fromkeys(WORDS, 0) | healthy, dict.fromkeys(HISTOGRAMS, EMPTY) | histograms, groups)

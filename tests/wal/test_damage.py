@@ -149,9 +149,7 @@ def test_an_unknown_record_type_stops_the_start() -> None:
 
 def test_bit_flips_anywhere_are_cut_as_tail_or_refused() -> None:
     """Never taken for something else: what is replayed is a prefix that lacks at most the last append."""
-    seed = run_seed()
-    print("seed", seed)
-    rng = random.Random(seed)
+    rng = random.Random(run_seed())
     disk = filled(12)
     clean: list[bytes] = []
     opened(SimSegments({n: bytes(d) for n, d in disk.files.items()}), clean).close(False)

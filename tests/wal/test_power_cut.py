@@ -49,9 +49,7 @@ def test_every_sector_subset_of_the_last_append_leaves_all_of_it_or_nothing() ->
 
 def test_cuts_at_random_under_load_lose_nothing_acknowledged() -> None:
     """Life after life on one disk: appends, compaction, kills and cuts at any moment and at the start."""
-    seed = run_seed()
-    print("seed", seed)
-    rng = random.Random(seed)
+    rng = random.Random(run_seed())
     disk = SimSegments()
     acknowledged: list[tuple[int, bytes]] = []  # (index, payload)
     maybe: list[tuple[int, bytes]] = []  # the append in flight at the cut
