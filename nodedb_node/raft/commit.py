@@ -6,7 +6,7 @@ commits only by counting entries of its own term (thesis, 3.6.2). Nothing is del
 
 from nodedb_node.marks import mark
 from nodedb_node.raft import configuration as configurations
-from nodedb_node.raft import membership, proposals, reads, roles, transfer
+from nodedb_node.raft import membership, proposals, quarantine, reads, roles, transfer
 from nodedb_node.raft.messages import LEADER, NOBODY, LogIndex, Micros
 from nodedb_node.raft.progress import Progress
 from nodedb_node.raft.quorum import EVERYTHING, reached
@@ -55,6 +55,7 @@ def _begin_service(state: State, now_us: Micros) -> None:
     """The first commit of the own term: now the leader knows everything that is committed (thesis, 6.4)."""
     state.own_committed = True
     reads.set_index(state, now_us)
+    quarantine.release(state, now_us)
     if state.configs[-1][0] <= state.commit:
         _finish_joint(state, now_us)
 

@@ -168,13 +168,15 @@ class Raft(State):
 
     @property
     def waits_for_contact(self) -> bool:
-        return bool(self.reads)
+        return bool(self.reads or self.releases)
 
     def contact(self, now_us: Micros) -> None:
-        """A lane acknowledgement arrived: reads may be answered."""
+        """A lane acknowledgement arrived: reads may be answered, quarantines may end."""
         self.now_us = now_us
         if self.role is LEADER and self.reads:
             reads.confirm(self, now_us)
+        if self.releases:
+            quarantine.release(self, now_us)
 
     def lane_lost(self, now_us: Micros, peer: NodeNumber, rank: int = 0) -> None:
         """This group's contact with a peer has ended: lane dead, new generation, or out of its set. Call it whatever
@@ -370,7 +372,7 @@ class Raft(State):
 
     def _check_not_leading(self) -> None:
         assert self.leader != self.node
-        assert not self.peers and not self.voter_peers and not self.reads
+        assert not self.peers and not self.voter_peers and not self.reads and not self.releases
         assert self.transfer_to == NOBODY
         assert self.quorum_us == self.retry_us == self.transfer_us == NEVER
         assert self.removed or self.election_us != NEVER or self.leader != NOBODY, "nobody would ever campaign"
@@ -389,7 +391,7 @@ class Raft(State):
         assert self.noop_index <= self.log.last_index or self.halted
         assert self.own_committed == (self.commit >= self.noop_index)
         assert self.election_us == NEVER
-        assert not self.reads or len(self.reads) <= self.config.reads_max + len(self.peers)
+        assert len(self.reads) <= self.config.reads_max and len(self.releases) <= len(self.peers)
         configuration = self.configs[-1][1]
         assert {member.node for member in configuration.voters} - {self.node} == {p.node for p in self.voter_peers}
         for peer in self.send_list:

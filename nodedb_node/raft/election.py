@@ -131,7 +131,7 @@ def on_request_vote(state: State, now_us: Micros, message: RequestVote) -> None:
     elif message.pre:
         send_vote_response(state, message, _would_grant(state, message))
     else:
-        if message.term > state.term and not state.hard_lost:
+        if message.term > state.term:
             roles.become_follower(state, now_us, message.term, NOBODY)
         granted = _would_grant(state, message)
         if granted:

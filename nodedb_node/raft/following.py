@@ -62,8 +62,6 @@ def follow(state: State, now_us: Micros, message: AppendEntries | InstallSnapsho
             state.halt(f"node {message.sender} leads term {message.term}, and so does node {state.leader}")
             return False
         roles.become_follower(state, now_us, message.term, message.sender)
-    if state.hard_lost:
-        quarantine.on_first_leader(state, message)
     if not state.quarantine:
         state.promise_us = (
             now_us + state.config.election_min_us

@@ -489,6 +489,6 @@ class Restored(msgspec.Struct, frozen=True, gc=False):
     entries: Sequence[Entry] = ()
     applied: LogIndex = 0  # durable with the state machine; delivery goes on behind it
     promised: bool = False  # an earlier process of this replica may have given promises: the boot fence stands
-    quarantined: bool = False  # QuarantineMark(on) was the last, or recovery found damage (the mark is then durable)
-    hard_state_lost: bool = False  # counts as having voted in the first leader's term
+    quarantined: bool = False  # QuarantineMark(on) was the last, or recovery found damage or no hard state (the mark
+    # is then durable)
     bound: int = 0  # highest HLC bound persisted

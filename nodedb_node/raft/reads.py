@@ -7,22 +7,12 @@ dated by when it was *sent*. Waiting reads are one queue: one contact answers al
 
 from typing import Any
 
-from nodedb_node.marks import mark
 from nodedb_node.raft.messages import LEADER, Busy, LogIndex, Micros, NotReady, ReadState, Refusal
 from nodedb_node.raft.progress import Progress
 from nodedb_node.raft.quorum import reached
 from nodedb_node.raft.state import State
 
 INDEX_UNKNOWN: LogIndex = -1
-
-
-class Release:
-    """A read of the leader's own: the member's quarantine may end behind the index it is answered with."""
-
-    __slots__ = ("node", "quarantine")
-
-    def __init__(self, node: int, quarantine: int) -> None:
-        self.node, self.quarantine = node, quarantine
 
 
 def read(state: State, now_us: Micros, context: Any) -> Refusal | None:
@@ -68,21 +58,8 @@ def confirm(state: State, now_us: Micros) -> None:
     while reads and reads[0][2] <= contact_us:
         context, index, _ = reads.popleft()
         assert 0 <= index <= state.commit
-        if type(context) is Release:
-            _release(state, context, index)
-        else:
-            state.read_states.append(ReadState(context, index, False))
+        state.read_states.append(ReadState(context, index, False))
         state.changed = True
-
-
-def _release(state: State, context: Release, index: LogIndex) -> None:
-    """This leader was confirmed after the member's restart: what was committed by then is what it may have lost."""
-    for peer in state.send_list:
-        if peer.node == context.node and peer.quarantine == context.quarantine:
-            mark("raft-quarantine-release")
-            peer.release_of, peer.release_index = context.quarantine, index
-            peer.commit_sent = 0
-            state.sends_due = state.changed = True
 
 
 def quorum_contact(state: State, now_us: Micros) -> Micros:

@@ -21,7 +21,6 @@ from nodedb_node.raft.messages import (
     Term,
     TransferEnded,
 )
-from nodedb_node.raft.reads import Release
 from nodedb_node.raft.state import NEVER, State
 
 
@@ -93,9 +92,9 @@ def _begin_campaign(state: State, now_us: Micros) -> None:
 def _leave_leadership(state: State, successor: NodeNumber) -> None:
     """What a leader had under way is answered: reads fail, a transfer ends, members' progress is forgotten."""
     refusal = NotLeader(successor)
-    asked = [context for context, _, _ in state.reads if type(context) is not Release]
-    state.read_failures += [ReadFailure(context, refusal) for context in asked]
+    state.read_failures += [ReadFailure(context, refusal) for context, _, _ in state.reads]
     state.reads.clear()
+    state.releases.clear()
     if state.transfer_to != NOBODY:
         done = state.transfer_sent and successor in (NOBODY, state.transfer_to)
         state.emit(TransferEnded(state.transfer_to, done, "stepped down"))

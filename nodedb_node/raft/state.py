@@ -73,7 +73,6 @@ class State:
         "free",
         "group",
         "halted",
-        "hard_lost",
         "leader",
         "leader_since_us",
         "lease_dropped",
@@ -96,6 +95,7 @@ class State:
         "read_states",
         "reads",
         "records",
+        "releases",
         "removed",
         "replica",
         "request",
@@ -194,8 +194,7 @@ class State:
         self.fence_us: Micros = now_us + self.config.fence_us if fenced else 0
         self.promise_us: Micros = 0
         # quarantine.py
-        self.quarantine = self.rng.randrange(1, 1 << 32) if restored.quarantined or restored.hard_state_lost else 0
-        self.hard_lost = restored.hard_state_lost
+        self.quarantine = self.rng.randrange(1, 1 << 32) if restored.quarantined else 0
         # deadlines; NEVER = none
         self.election_us: Micros = NEVER
         self.quorum_us: Micros = NEVER
@@ -208,6 +207,7 @@ class State:
         self.sends_due = False  # something for send_appends
         self.count_due = False  # a member's match or the own durable index rose: commit.maybe_commit
         self.batch = NO_BATCH
+        self.releases: dict[NodeNumber, Micros] = {}  # quarantine.py: members that wait → since when
         # reads.py
         self.reads: deque[tuple[Any, LogIndex, Micros]] = deque()  # (context, index, arrival)
         self.lease_floor_us: Micros = 0

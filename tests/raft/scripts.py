@@ -59,13 +59,13 @@ class Script:
         """crash NODE: what is not durable is gone."""
         self.group.crash(int(node))
 
-    def do_restart(self, node: str, lose: str = "0", **changes: str) -> None:
-        """restart NODE [lose=ENTRIES] [quarantined=1] [hard_state_lost=1]"""
+    def do_restart(self, node: str, lose: str = "0", forget: str = "", **changes: str) -> None:
+        """restart NODE [lose=ENTRIES] [quarantined=1] [forget=1]: without its hard state"""
         disk = self.group.replicas[int(node)].disk
         if int(lose):
             del disk.entries[-int(lose) :]
             disk.applied = min(disk.applied, disk.last)
-        if changes.get("hard_state_lost"):
+        if forget:
             disk.term = disk.vote = 0
         self.group.restart(int(node), **{name: bool(int(value)) for name, value in changes.items()})
 

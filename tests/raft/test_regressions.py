@@ -22,6 +22,7 @@ from nodedb_node.raft.messages import (
     QuarantineMark,
     Removed,
     ReplicaId,
+    RequestVote,
     Role,
     SnapshotOffered,
     SnapshotResponse,
@@ -546,12 +547,78 @@ def test_a_leader_from_before_the_restart_cannot_end_the_quarantine() -> None:
     assert not group[3].quarantine and ready is not None and QuarantineMark(False) in ready.records
 
 
-def test_without_hard_state_no_vote_in_the_first_leader_s_term() -> None:
+def forget_hard_state(group: Group, node: int) -> None:
+    """The record of term and vote is lost; the process comes back in quarantine."""
+    group.crash(node)
+    disk = group.replicas[node].disk
+    disk.term, disk.vote, disk.quarantined = 0, 0, True
+    group.restart(node)
+
+
+def test_a_lost_vote_is_not_given_again_while_whom_it_was_for_may_still_count_it() -> None:
+    """{1 .. 5}: 5 votes for 2 in term 2, which nobody else hears of, and forgets it. Leader 1 has a quorum without both:
+    would it let 5 go, 5's second vote of term 2 could make 3 the leader beside 2."""
+    group = Group(5)
+    group.elect(1)
+    group.run(500 * MS)
+    assert group[1].transfer(group.now_us, NodeNumber(2)) is None
+    group.exchange()
+    group.flush()
+    asks = [message for message in group.network if type(message) is RequestVote]
+    assert {(message.sender, message.term) for message in asks} == {(2, 2)}
+    group.network.clear()
+    group.deliver(next(message for message in asks if message.receiver == 5))
+    group.settle()
+    assert (group[5].term, group[5].vote, group[2].votes) == (2, 2, {2: True, 5: True})
+    group.cut |= {(2, node) for node in (1, 3, 4, 5)} | {(node, 2) for node in (1, 3, 4, 5)}
+    forget_hard_state(group, 5)
+    group.run(3000 * MS)
+    assert group[1].role == Role.LEADER and group[5].term == 1, "confirmed by 3 and 4"
+    assert group[5].quarantine
+    group.now_us += 5000 * MS
+    assert not answer(group, 5, vote_request(3, 5, 2, (9, 9))).granted
+    group.cut.clear()
+    group.run(8000 * MS)
+    assert not group[5].quarantine, "2 has been heard"
+    assert group.leader.term > 2 and group[5].vote == group.leader.node
+
+
+def test_two_in_quarantine_do_not_wait_for_each_other() -> None:
+    group = Group(5)
+    group.elect(1)
+    group.propose(1, "a")
+    group.settle()
+    forget_hard_state(group, 4)
+    forget_hard_state(group, 5)
+    group.run(2000 * MS)
+    assert not group[4].quarantine and not group[5].quarantine
+
+
+def test_a_quarantine_survives_a_second_restart_and_a_second_leader() -> None:
+    """What may have been voted in is the term of the leader that ends it, not of the first one heard of."""
     group = Group(3)
     group.elect(1)
+    group.propose(1, "a")
+    group.settle()
+    group.now_us += 1
+    group.cut |= {(1, 2), (2, 1)}
+    forget_hard_state(group, 3)
+    group.run(500 * MS)
     group.crash(3)
-    group.replicas[3].disk.term = group.replicas[3].disk.vote = 0
-    group.restart(3, hard_state_lost=True)
+    group.restart(3)
+    assert group[3].quarantine
+    group.crash(1)
+    group.cut.clear()
+    group.restart(1)
+    group.run(8000 * MS)
+    leader = group.leader
+    assert not group[3].quarantine and (group[3].term, group[3].vote) == (leader.term, leader.node)
+
+
+def test_without_hard_state_no_vote_in_the_leader_s_term() -> None:
+    group = Group(3)
+    group.elect(1)
+    forget_hard_state(group, 3)
     group.run(1000 * MS)
     assert not group[3].quarantine and (group[3].term, group[3].vote) == (1, 1)
     group.now_us += 5000 * MS
