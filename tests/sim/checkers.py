@@ -188,6 +188,15 @@ class Checkers:
         first = self.truths[group].votes.setdefault(voter, candidate)
         require(first == candidate, "one vote per term", f"group {group} {voter}: {first} and {candidate}")
 
+    def forgotten(self, group: int, node: int, replica: int) -> None:
+        """The replica lost its hard state. Votes for itself are gone for good where it did not win with them: only its
+        dead process could have counted them. All other votes stand."""
+        truth, me = self.truths[group], (node, replica)
+        lost = [voter for voter, candidate in truth.votes.items() if voter[:2] == me == candidate]
+        for voter in lost:
+            if truth.leaders.get(voter[2]) != me:
+                del truth.votes[voter]
+
     # ---- commits ----
 
     def committed(

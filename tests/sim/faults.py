@@ -7,7 +7,7 @@ is counted; a fault of the spec that never happened fails the run.
 
 from typing import Any
 
-from nodedb_node.raft.messages import ConfigChange
+from nodedb_node.raft.messages import ConfigChange, TimeoutNow
 from tests.sim.cluster import Cluster
 from tests.sim.disk import SimDisk
 from tests.sim.process import Process
@@ -206,6 +206,40 @@ class Injector:
         process.die()
         self.cluster.restart_later(process)
         return True
+
+    def do_forget(self, for_us: int) -> bool:
+        """Rot takes the hard states of a process and nothing else: found when it starts again. At times just when it
+        has voted, while its candidate waits for other votes and the leader makes another candidate."""
+        group = self.world.rng.choice(list(self.cluster.groups))
+        leader = self.cluster.leader(group)
+        others = [host for host in self.cluster.hosts(group) if host is not leader and self._is_whole(host, group)]
+        if leader is None or len(others) < 4 or self.world.chance(0.3):
+            return self._forget(self._process())
+        voter, first, second, _ = self.world.rng.sample(others, 4)
+        network, now_us = self.cluster.network, self.world.now_us
+        network.clog([link for link in network.out_of(first.node) if link[1] != voter.node], now_us + 700_000)
+        self._block([(voter.node, leader.node)], 60_000)  # the leader does not learn of the term
+        core = leader.machine.core(group)
+        if core.transfer(leader.now(), first.node) is None:
+            late = TimeoutNow(group, leader.node, core.replica, second.node, core.members[second.node], core.term)
+            self.world.after(600_000, self._hand_over, leader, late, second)
+        leader.turn()
+        self.world.after(50_000, self._forget, voter)
+        return True
+
+    def _forget(self, process: Process) -> bool:
+        if not self.active or not process.alive or not self._may_harm(process):
+            return False
+        process.forgets = True
+        process.die()
+        self.world.after(self.world.between(1_000, 40_000), self.cluster.restart, process, process.life)
+        return True
+
+    def _hand_over(self, leader: Process, late: TimeoutNow, to: Process) -> None:
+        """A frame of an earlier transfer of the same leader, which was not taken over in time."""
+        if self.active and leader.alive and to.alive:
+            self.cluster.network.clog([(to.node, leader.node)], self.world.now_us + 300_000)
+            to.deliver(leader, leader.generation, [late], 0)
 
     def do_wipe(self, for_us: int) -> bool:
         """The directory is lost. The node comes back under a new incarnation: its old replicas never live again."""

@@ -31,6 +31,7 @@ class Mutation(NamedTuple):
 
 
 RAFT = "nodedb_node.raft"
+QUARANTINE = f"{RAFT}.quarantine"
 ELECTION, FOLLOWING, REPLICATION = f"{RAFT}.election", f"{RAFT}.following", f"{RAFT}.replication"
 COMMIT, READS, SNAPSHOT, STATE = f"{RAFT}.commit", f"{RAFT}.reads", f"{RAFT}.snapshot", f"{RAFT}.state"
 ROLES, QUORUM, CORE = f"{RAFT}.roles", f"{RAFT}.quorum", f"{RAFT}.core"
@@ -43,6 +44,11 @@ MUTATIONS: dict[str, Mutation] = {
             (ELECTION, "if state.role != asked or message.request != state.request:", "if state.role != asked:"),
             (ELECTION, "if message.granted and not message.pre and message.term != state.term:", "if False:"),
         ),
+    ),
+    "lost-vote": Mutation(
+        "a replica without its hard state votes again as soon as a quorum confirmed a leader",
+        ("forget",),
+        ((QUARANTINE, "since_us <= quorum_us and _everybody_spoke(state, node, since_us)", "since_us <= quorum_us"),),
     ),
     "stale-ack": Mutation(
         "an acknowledgement of an earlier term moves the commit index",

@@ -27,6 +27,7 @@ from nodedb_node.raft.messages import (
     Configuration,
     Entry,
     Halted,
+    HardState,
     InstallSnapshot,
     NotLeader,
     QuarantineChanged,
@@ -110,7 +111,7 @@ class Process:
         self.logs: dict[int, Log] = {}  # of the last life, after its end
         self.before: dict[int, Log] = {}
         self.stores: dict[int, Store] = {}
-        self.was_damaged = False
+        self.was_damaged = self.forgets = False
         self.slow_until = 0
         self.backlog: list[tuple[Any, tuple[Any, ...]]] = []
 
@@ -158,7 +159,11 @@ class Process:
             self.world.fault("disk.damage-found")
             self.disk.cut_damage(error.file, error.offset)
             recovered = self.disk.recover()
+        if self.forgets:
+            self.was_damaged = True
+            self.world.fault("disk.hard-state-lost")
         self._open(recovered)
+        self.forgets = False
 
     def _open(self, recovered: Recovered | None) -> None:
         if recovered:
@@ -185,6 +190,10 @@ class Process:
         if book.replica != replica or not book.configs:
             return self._begin_again(group, replica, snapshot)
         rows = [Record(wal.QUARANTINE, group, data=b"\1")] if self.was_damaged else []
+        if self.forgets:
+            rows += books.written(group, HardState(book.last_term, NOBODY, ReplicaId(0)))
+        if self.was_damaged:
+            self.checkers.forgotten(group, self.node, replica)
         if snapshot and not self._log_reaches(group, book, snapshot):
             # A checkpoint ahead of the log: an install whose Reset was not yet written.
             place = (snapshot.applied, snapshot.term, False, snapshot.config_index, snapshot.configuration)
@@ -200,7 +209,10 @@ class Process:
         else:
             founders = self.founded[group] if replica == 0 else configurations.encode(Configuration())
             rows = books.beginning(group, Carried(replica, configuration=founders), 0, 0)
-        return [*rows, Record(wal.QUARANTINE, group, data=b"\1")] if self.was_damaged else rows
+        if not self.was_damaged:
+            return rows
+        self.checkers.forgotten(group, self.node, replica)
+        return [*rows, Record(wal.QUARANTINE, group, data=b"\1")]
 
     def _log_reaches(self, group: int, book: GroupBook, snapshot: Snapshot) -> bool:
         if snapshot.applied <= book.compact_index:
@@ -221,7 +233,6 @@ class Process:
         self.logs[group], self.stores[group] = log, store
         self.waiting[group], self.reads[group] = {}, []
         restored = books.restored(group, self.log.book, store.applied, promised)
-        restored = msgspec.structs.replace(restored, hard_state_lost=self.was_damaged)
         self.machine.add_group(self.now(), group, replica, restored)
 
     def _check_survived(self, group: int, log: Log, before: Log) -> None:
