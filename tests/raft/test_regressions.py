@@ -556,8 +556,8 @@ def forget_hard_state(group: Group, node: int) -> None:
 
 
 def test_a_lost_vote_is_not_given_again_while_whom_it_was_for_may_still_count_it() -> None:
-    """{1 .. 5}: 5 votes for 2 in term 2, which nobody else hears of, and forgets it. Leader 1 has a quorum without both:
-    would it let 5 go, 5's second vote of term 2 could make 3 the leader beside 2."""
+    """{1 .. 5}: 5 votes for 2 in term 2, which nobody else hears of, and forgets it. 1 has a quorum without both;
+    would it let 5 go, 5 could vote in term 2 again and make 3 a second leader."""
     group = Group(5)
     group.elect(1)
     group.run(500 * MS)
