@@ -193,6 +193,7 @@ class MultiRaft:
 
     def step(self, now_us: Micros, peer: NodeNumber, frame: Sequence[LaneMessage]) -> None:
         """All messages of one frame of the lane to peer, whose identity the lane has proved."""
+        rafts, busy = self._rafts, self._busy
         for message in frame:
             if message.sender != peer:
                 mark("multi-foreign-sender")
@@ -200,9 +201,12 @@ class MultiRaft:
                 self._heartbeat(now_us, peer, message)
             elif isinstance(message, LaneAck):
                 self._ack(now_us, peer, message)
-            elif message.group in self._rafts:
-                self._rafts[message.group].step(now_us, message)
-                self._touch(message.group)
+            elif (raft := rafts.get(message.group)) is not None:
+                raft.step(now_us, message)
+                if raft.changed:
+                    busy[message.group] = None
+                elif message.group not in busy:
+                    self._arm(message.group, raft)
             else:
                 mark("multi-no-such-group")
 

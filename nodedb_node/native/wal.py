@@ -140,15 +140,23 @@ def segment_read(view: Any) -> Segment | int:
 def append_encode(
     records: list[Record], segment_id: int, sequence: int, prev_crc: int, off: int, flags: int = 0
 ) -> tuple[bytes, int]:
-    """(bytes, CRC) of one append; the simulated disk and the tests write with it."""
+    """(bytes, CRC) of one append; the tests write with it."""
     array, keep = records_array(records)
+    encoded = array_encode(array, len(records), segment_id, sequence, prev_crc, off, flags)
+    del keep
+    return encoded
+
+
+def array_encode(
+    array: Any, n: int, segment_id: int, sequence: int, prev_crc: int, off: int, flags: int = 0
+) -> tuple[bytes, int]:
+    """The same of an nd_wal_rec array of n records."""
     at = ffi.new("nd_wal_append *", {"segment_id": segment_id, "sequence": sequence, "off": off, "prev_crc": prev_crc})
     at.flags = flags
-    size = lib.nd_wal_append_bytes(array, len(records))
+    size = lib.nd_wal_append_bytes(array, n)
     buf = ffi.new("uint8_t[]", size)
-    written = lib.nd_wal_append_encode(buf, size, at, array, len(records))
+    written = lib.nd_wal_append_encode(buf, size, at, array, n)
     assert written == size
-    del keep
     return bytes(ffi.buffer(buf)), int(at.crc)
 
 

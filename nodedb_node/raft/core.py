@@ -122,7 +122,9 @@ class Raft(State):
         if self.halted:
             return None
         if self.role is LEADER:
-            deadline_us = min(self.quorum_us, self.retry_us, self.transfer_us)
+            deadline_us = self.quorum_us if self.quorum_us < self.retry_us else self.retry_us
+            if self.transfer_us < deadline_us:
+                deadline_us = self.transfer_us
         else:
             deadline_us = self.election_us
         return None if deadline_us == NEVER else deadline_us
@@ -354,21 +356,23 @@ class Raft(State):
         assert self.log.mark_index <= self.applied <= self.delivered <= self.commit <= self.log.last_index
         assert self.delivered <= self.durable <= self.log.last_index
         assert self.log.last_term <= self.term
-        assert [number for number, _ in self.pending] == sorted({number for number, _ in self.pending})
-        assert all(self.durable <= last <= self.log.last_index for _, last in self.pending)
+        if self.pending:
+            numbers = [number for number, _ in self.pending]
+            assert numbers == sorted(set(numbers))
+            assert all(self.durable <= last <= self.log.last_index for _, last in self.pending)
         self._check_configurations()
         if self.quarantine:
             assert self.role is FOLLOWER, "a replica in quarantine neither leads nor campaigns"
         _CHECKS[self.role](self)
 
     def _check_configurations(self) -> None:
-        indexes = [index for index, _ in self.configs]
-        assert indexes == sorted(set(indexes)) and indexes[-1] <= self.log.last_index
-        assert indexes[0] <= self.log.mark_index or len(indexes) == 1 or indexes[0] <= self.commit
-        assert self.config_watch in (EVERYTHING, indexes[-1])
-        if self.halted:
-            return
-        assert (self.config_watch == EVERYTHING) == (indexes[-1] <= self.commit)
+        newest = self.configs[-1][0]
+        assert newest <= self.log.last_index and self.config_watch in (EVERYTHING, newest)
+        if len(self.configs) > 1:
+            indexes = [index for index, _ in self.configs]
+            assert indexes == sorted(set(indexes))
+            assert indexes[0] <= self.log.mark_index or indexes[0] <= self.commit
+        assert self.halted or (self.config_watch == EVERYTHING) == (newest <= self.commit)
 
     def _check_not_leading(self) -> None:
         assert self.leader != self.node

@@ -131,8 +131,9 @@ class Log:
         assert self.mark_index <= self.last_index
         assert len(self._ends) == self.last_index - self.mark_index
         assert len(self._firsts) == len(self._terms) and bool(self._firsts) == bool(self._ends)
-        assert self._terms == sorted(set(self._terms)), "terms of runs rise"
-        assert self._firsts == sorted(set(self._firsts))
+        if len(self._terms) > 1:
+            assert self._terms == sorted(set(self._terms)), "terms of runs rise"
+            assert self._firsts == sorted(set(self._firsts))
         if self._firsts:
             assert self._firsts[0] == self.mark_index + 1 and self._firsts[-1] <= self.last_index
             assert self._terms[0] >= self.mark_term and self._terms[-1] == self.last_term

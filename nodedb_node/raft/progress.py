@@ -143,9 +143,10 @@ class Progress:
         assert 0 <= self.match < self.next
         assert self.match <= self.acked or self.acked == 0 or self.quarantine
         assert self.request_floor <= self.request
-        requests = [request for request, _, _ in self.inflight]
-        assert requests == list(range(self.request - len(requests) + 1, self.request + 1))
-        assert self.inflight_bytes == sum(size for _, size, _ in self.inflight)
+        if self.inflight:
+            requests = [request for request, _, _ in self.inflight]
+            assert requests == list(range(self.request - len(requests) + 1, self.request + 1))
+        assert self.inflight_bytes == sum([size for _, size, _ in self.inflight])
         if self.flow is PROBE:
             assert len(self.inflight) <= 1
         elif self.flow is SNAPSHOT:

@@ -174,15 +174,15 @@ class SimLog:
     def begin(self, records: list[Record], known: bool = False) -> int:
         """Write one append to the page cache; its bytes. It is durable when `complete` was called."""
         assert not self.busy and records
-        data, crc = self._encode(records)
+        array, keep = wal.records_array(records)
+        data, crc = self._encode(array, len(records))
         if len(data) > self.segment.bytes - self.used:
             self._next_segment()
-            data, crc = self._encode(records)
+            data, crc = self._encode(array, len(records))
         self.disk.write(self.segment.number, self.used, data)
         if not known:
-            array, keep = wal.records_array(records)
             self.book.write(array, len(records), self.segment.number, self.used, self.last)
-            del keep
+        del keep
         self.used += len(data)
         self.sequence, self.prev_crc, self.flags = self.sequence + 1, crc, 0
         self.busy = True
@@ -206,9 +206,9 @@ class SimLog:
         self.dead_before = dead_before
         return True
 
-    def _encode(self, records: list[Record]) -> tuple[bytes, int]:
+    def _encode(self, array: Any, n: int) -> tuple[bytes, int]:
         at = (self.segment.segment_id, self.sequence, self.prev_crc, self.used, self.flags)
-        return wal.append_encode(records, *at)
+        return wal.array_encode(array, n, *at)
 
     def _next_segment(self) -> None:
         self.segments.close_segment(self.segment.number, list(self.last), self.segment.bytes)
