@@ -27,7 +27,7 @@ WINDOW_BYTES: dict[Kind, int] = {
     Kind.CONTROL: 256 * KIB,
     Kind.LOG: 8 * MIB,
     Kind.QUERY: 8 * MIB,
-    Kind.BULK: 2 * MIB,
+    Kind.BULK: 1 * MIB,
 }
 # Answers have their own allowance above the limit: a queue full of questions must not keep them back.
 REPLY_RESERVE_BYTES = 1 * MIB

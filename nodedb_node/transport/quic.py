@@ -1,9 +1,10 @@
 """The lane endpoint of a process: one UDP socket, many QUIC connections, one turn. World file: sockets, clock, timers.
 
 Invariant: per wake-up it reads many datagrams, feeds all, collects events once, lets the hub write, and transmits once
-per connection. No byte of a stream is handed on before the peer's certificate was judged, in both directions; a refused
-connection is closed with its reason and never read again. Datagrams of strangers cost bounded memory and are answered
-less than they send. What lanes mean is hub's part; what aioquic keeps to itself is lanequic's.
+per connection. Connections of large bodies come after all others, one slice per turn: whatever they carry, a heartbeat
+waits for a slice at each end. No byte of a stream is handed on before the peer's certificate was judged, in both
+directions; a refused connection is closed with its reason and never read again. Datagrams of strangers cost bounded
+memory and are answered less than they send. What lanes mean is hub's part; what aioquic keeps to itself is lanequic's.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import hmac
 import os
 import random
 import time
+from collections import deque
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -39,10 +41,12 @@ from nodedb_node.transport.lanequic import (
     DATAGRAM_MAX,
     DATAGRAM_MIN,
     KEEPALIVE_S,
+    TURN_DATAGRAMS,
     LaneQuic,
     configuration,
 )
 
+BULK_WAITING_MAX = 2048  # datagrams of large bodies, read and not fed; those above are lost, as a full socket's are
 SOCKET_BUFFER_BYTES = 8 * MIB
 HANDSHAKE_S = 3.0  # from the first datagram to an encrypted connection
 DIAL_S = 1.5
@@ -90,14 +94,15 @@ class EndpointFigures(Struct):
     resets_in: int = 0
     holes: int = 0
     lost_packets: int = 0
+    bulk_dropped: int = 0  # datagrams above BULK_WAITING_MAX
 
 
 class Conn:
     """A connection of the endpoint."""
 
     __slots__ = (
-        *("addr", "cids", "closing", "dead", "dialled", "due", "expected", "identity", "judged", "link", "pinged"),
-        *("began", "quic", "repeats", "probed", "said_open", "suspect", "until"),
+        *("addr", "bulk", "cids", "closing", "dead", "dialled", "due", "expected", "identity", "judged", "link"),
+        *("began", "pinged", "quic", "repeats", "probed", "said_open", "suspect", "until"),
     )
 
     def __init__(self, quic: LaneQuic, addr: tuple[str, int], dialled: bool, link: int, now: float) -> None:
@@ -108,6 +113,7 @@ class Conn:
         self.expected: NodeId | None = None
         self.identity: PeerIdentity | None = None
         self.judged = False
+        self.bulk = False  # it carries large bodies
         self.said_open = False
         self.dead = False  # the hub is not to hear of it any more
         self.began = now
@@ -137,6 +143,8 @@ class Endpoint:
         self._tokens: dict[bytes, Conn] = {}
         self._handshaking = 0
         self._touched: set[Conn] = set()
+        self._touched_bulk: dict[Conn, None] = {}  # in turn
+        self._waiting_bulk: deque[tuple[Conn, bytes, tuple[str, int]]] = deque()
         self._turning = False
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = float("inf")
@@ -159,7 +167,7 @@ class Endpoint:
         if self._closed:
             return
         self.hub.close()
-        for conn in list(self._touched):
+        for conn in [*self._touched, *self._touched_bulk]:
             self._transmit(conn, time.monotonic())
         self._closed = True
         self._loop.remove_reader(self.udp.fileno())
@@ -201,7 +209,7 @@ class Endpoint:
         conn = Conn(quic, addr, True, link, now)
         conn.expected = expected or None
         if bulk:
-            quic.carry_bulk()
+            self._carries_bulk(conn)
         self._add(conn, quic.host_cid)
         quic.connect(addr, now)
         self._touch(conn)
@@ -231,11 +239,13 @@ class Endpoint:
                 continue
             if conn.closing:
                 self._say_again(conn)
-                continue
-            self._feed(conn, data, addr, now)
+            elif conn.bulk:
+                self._put_off(conn, data, addr)
+            else:
+                self._feed(conn, data, addr, now)
         for addr in self.udp.unreachable():
             self._unreachable(addr)
-        self._turn()
+        self._serve(bulk=not self._turning)
 
     def _feed(self, conn: Conn, data: bytes, addr: tuple[str, int], now: float) -> None:
         try:
@@ -246,38 +256,79 @@ class Endpoint:
             self._drop(conn)
             self._tell(conn, None, "the connection failed")
             return
-        self._touched.add(conn)
+        self._mark(conn)
+
+    def _put_off(self, conn: Conn, data: bytes, addr: tuple[str, int]) -> None:
+        if len(self._waiting_bulk) < BULK_WAITING_MAX:
+            self._waiting_bulk.append((conn, data, addr))
+        else:
+            self.figures.bulk_dropped += 1
 
     def _turn(self) -> None:
-        """Events, then the hub's writing, then datagrams."""
         self._turning = False
+        self._serve(bulk=True)
+
+    def _serve(self, bulk: bool) -> None:
+        """Events, then the hub's writing, then datagrams; large bodies' after all others', and only in turns."""
         if self._closed:
             return
         now = time.monotonic()
         for conn in list(self._touched):
             self._events(conn, now)
+        self._hub_turn()
+        served = list(self._touched)
+        self._touched.clear()
+        for conn in served:
+            self._transmit(conn, now)
+        if bulk and (self._touched_bulk or self._waiting_bulk):
+            served += self._bulk_turn(now)
+        if self.hub.dirty or self._touched or self._touched_bulk or self._waiting_bulk:
+            self.soon()
+        self._arm(served, now)
+
+    def _hub_turn(self) -> None:
         due = self.hub.next_deadline_us()
         if due is not None and due <= now_us():
             self.hub.tick()
         if self.hub.dirty:
             self.hub.flush()
-        touched = list(self._touched)
-        self._touched.clear()
-        for conn in touched:
-            self._transmit(conn, now)
-        if self.hub.dirty or self._touched:
-            self.soon()
-        self._arm(touched, now)
+
+    def _bulk_turn(self, now: float) -> list[Conn]:
+        """A slice of what came and of what is to go, each about TURN_DATAGRAMS; whose connections it was."""
+        for _ in range(min(TURN_DATAGRAMS, len(self._waiting_bulk))):
+            conn, data, addr = self._waiting_bulk.popleft()
+            if conn in self._conns and not conn.closing:
+                self._feed(conn, data, addr, now)
+        for conn in list(self._touched_bulk):
+            self._events(conn, now)
+        if self.hub.dirty:
+            self.hub.flush()
+        served: list[Conn] = []
+        sent = 0
+        for conn in list(self._touched_bulk):
+            if sent >= TURN_DATAGRAMS:
+                break
+            del self._touched_bulk[conn]
+            sent += self._transmit(conn, now)
+            served.append(conn)
+        return served
+
+    def _mark(self, conn: Conn) -> None:
+        """It has something for a turn."""
+        if conn.bulk:
+            self._touched_bulk[conn] = None
+        else:
+            self._touched.add(conn)
 
     def _touch(self, conn: Conn) -> None:
-        self._touched.add(conn)
+        self._mark(conn)
         self.soon()
 
-    def _transmit(self, conn: Conn, now: float) -> None:
-        """Everything that may go now, as few system calls as its sizes allow; what is due is sent in the next turn."""
+    def _transmit(self, conn: Conn, now: float) -> int:
+        """What a turn may send, in as few calls as its sizes allow; the rest in the next one. How many datagrams."""
         quic = conn.quic
         if quic.ended:
-            return
+            return 0
         datagrams = quic.datagrams_to_send(now)
         probe = quic.probe(now)
         self._send(conn, datagrams)
@@ -290,6 +341,7 @@ class Endpoint:
             conn.until = now + CLOSED_S
         elif quic.more_to_send:
             self._touch(conn)
+        return len(datagrams)
 
     def _send(self, conn: Conn, datagrams: list[tuple[bytes, Any]]) -> None:
         """Runs of one size to one address, the last of a run may be shorter."""
@@ -335,8 +387,8 @@ class Endpoint:
         for conn in list(self._conns):
             if conn.due is not None and conn.due <= now:
                 self._time_of(conn, now)
-                self._touched.add(conn)
-        self._turn()
+                self._mark(conn)
+        self._serve(bulk=not self._turning)
         for conn in self._conns:
             if conn.due is not None and conn.due < self._timer_at:
                 self._arm([conn], now)
@@ -391,7 +443,17 @@ class Endpoint:
         if kind is None or event.end_stream:
             self._refuse(conn, Why.FLOOD, "a stream of no class, or one that ends")
             return
+        if kind is Kind.BULK and not conn.bulk:
+            self._carries_bulk(conn)
         self.hub.on_data(conn.link, kind, event.data)
+
+    def _carries_bulk(self, conn: Conn) -> None:
+        """From now on it is served after the others."""
+        conn.bulk = True
+        conn.quic.carry_bulk()
+        if conn in self._touched:
+            self._touched.discard(conn)
+            self._touched_bulk[conn] = None
 
     def _on_handshake(self, conn: Conn, now: float) -> None:
         """Judge the peer; only then does the hub know of the connection."""
@@ -484,7 +546,7 @@ class Endpoint:
             elif not conn.quic.ended and conn.suspect <= conn.quic.heard_s:
                 conn.suspect = now
                 conn.quic.send_ping(0)
-                self._touched.add(conn)
+                self._mark(conn)
 
     def _drop(self, conn: Conn) -> None:
         """Forget it."""
@@ -492,6 +554,7 @@ class Endpoint:
             return
         self._conns.discard(conn)
         self._touched.discard(conn)
+        self._touched_bulk.pop(conn, None)
         for cid in conn.cids:
             self._by_cid.pop(cid, None)
         self._by_link.pop(conn.link, None)
