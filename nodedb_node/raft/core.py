@@ -95,11 +95,11 @@ class Raft(State):
             return
         handler, sender = HANDLERS.get(type(message)), message.sender
         if handler is None or message.receiver != self.node or message.receiver_replica != self.replica:
-            self.drop("foreign")
+            self.drop("raft-drop-foreign")
         elif sender == self.node or sender <= NOBODY:
-            self.drop("from-nobody")
+            self.drop("raft-drop-from-nobody")
         elif self.members.get(sender, message.sender_replica) > message.sender_replica:
-            self.drop("replaced-replica")
+            self.drop("raft-drop-replaced-replica")
         else:
             handler(self, now_us, message)
 

@@ -198,13 +198,13 @@ def on_vote_response(state: State, now_us: Micros, message: VoteResponse) -> Non
         return
     asked = PRE_CANDIDATE if message.pre else CANDIDATE
     if state.role != asked or message.request != state.request:
-        state.drop("not-asked")
+        state.drop("raft-drop-vote-not-asked")
         return
     if message.granted and not message.pre and message.term != state.term:
-        state.drop("vote-of-other-term")
+        state.drop("raft-drop-vote-of-other-term")
         return
     if state.members.get(message.sender) != message.sender_replica:
-        state.drop("vote-of-stranger")
+        state.drop("raft-drop-vote-of-stranger")
         return
     state.votes[message.sender] = message.granted
     state.bound = max(state.bound, message.bound)
@@ -232,9 +232,9 @@ def begin_leadership(state: State, now_us: Micros) -> None:
 def on_timeout_now(state: State, now_us: Micros, message: TimeoutNow) -> None:
     """The leader hands over: an election without PreVote, against which no promise stands (thesis, 3.10)."""
     if message.term != state.term or state.leader != message.sender or state.role is not FOLLOWER:
-        state.drop("timeout-now-of-another")
+        state.drop("raft-drop-timeout-now-of-another")
     elif state.quarantine or state.removed or not membership.may_campaign(state):
-        state.drop("timeout-now-at-no-voter")
+        state.drop("raft-drop-timeout-now-at-no-voter")
     else:
         mark("raft-timeout-now")
         begin_election(state, now_us, transfer=True)

@@ -31,7 +31,7 @@ def on_append_entries(state: State, now_us: Micros, message: AppendEntries) -> N
         _send_response(state, message, False, message.prev_index)  # an old leader learns the term
         return
     if not _is_well_formed(message):
-        state.drop("malformed-append")
+        state.drop("raft-drop-malformed-append")
         return
     if not follow(state, now_us, message):
         return

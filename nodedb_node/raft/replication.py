@@ -120,14 +120,14 @@ def on_append_response(state: State, now_us: Micros, message: AppendResponse) ->
         if message.term > state.term:
             roles.become_follower(state, now_us, message.term, NOBODY)
         else:
-            state.drop("old-term")
+            state.drop("raft-drop-ack-of-old-term")
         return
     peer = state.peers.get(message.sender)
     if state.role is not LEADER or peer is None or peer.replica != message.sender_replica:
-        state.drop("not-asked")
+        state.drop("raft-drop-ack-not-asked")
         return
     if not peer.request_floor < message.request <= peer.request or message.index > state.log.last_index:
-        state.drop("unknown-request")
+        state.drop("raft-drop-ack-of-unknown-request")
         return
     in_flight = peer.answered(message.request, now_us)
     peer.retry_us, peer.reachable = 2 * state.config.heartbeat_us, True
@@ -138,7 +138,7 @@ def on_append_response(state: State, now_us: Micros, message: AppendResponse) ->
     elif in_flight:
         _on_rejected(state, now_us, peer, message)
     else:
-        state.drop("old-rejection")
+        state.drop("raft-drop-old-rejection")
     if state.reads:
         reads.confirm(state, now_us)
     if state.releases:
@@ -170,7 +170,7 @@ def _on_accepted(state: State, now_us: Micros, peer: Progress, index: LogIndex) 
 def _on_rejected(state: State, now_us: Micros, peer: Progress, message: AppendResponse) -> None:
     """It has no such entry at message.index: go back by its hint (thesis, 3.5), one whole term at a time."""
     if message.index <= peer.match:
-        state.drop("rejects-what-it-acknowledged")
+        state.drop("raft-drop-rejects-what-it-acknowledged")
         return
     mark("raft-conflict-hint")
     known = state.log.term_last(message.hint_term) if message.hint_term else 0

@@ -80,11 +80,11 @@ def on_snapshot_response(state: State, now_us: Micros, message: SnapshotResponse
         return
     peer = state.peers.get(message.sender)
     if message.term < state.term or peer is None or peer.replica != message.sender_replica or peer.offer is None:
-        state.drop("not-asked")
+        state.drop("raft-drop-snapshot-answer-not-asked")
         return
     offered = peer.offer
     if offered.request != message.request or (message.ok and message.index != offered.snapshot_index):
-        state.drop("unknown-request")
+        state.drop("raft-drop-snapshot-answer-of-unknown-request")
         return
     if message.quarantine != peer.quarantine:
         quarantine.on_member_changed(state, now_us, peer, message.quarantine)
@@ -108,7 +108,7 @@ def on_install_snapshot(state: State, now_us: Micros, message: InstallSnapshot) 
         send_response(state, message, False)
         return
     if not 0 < message.snapshot_term <= message.term or not 0 <= message.config_index <= message.snapshot_index:
-        state.drop("malformed-offer")
+        state.drop("raft-drop-malformed-offer")
         return
     if configurations.decode(message.configuration) is None:
         state.halt("a snapshot's configuration cannot be read by this version; update this node")

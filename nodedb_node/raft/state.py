@@ -263,10 +263,10 @@ class State:
     def not_leader(self) -> NotLeader:
         return NotLeader(NOBODY if self.leader == self.node else self.leader)
 
-    def drop(self, why: str) -> None:
-        """A message that is not believed: stale, foreign or malformed. Never fatal, never answered."""
+    def drop(self, name: str) -> None:
+        """A message that is not believed: stale, foreign or malformed. Never fatal, never answered. name: its mark."""
         self.drops += 1
-        mark(f"raft-drop-{why}")
+        mark(name)
 
     def halt(self, why: str) -> None:
         """This group stops, the worker goes on. Records stay, so that what was promised is kept."""

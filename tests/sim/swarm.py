@@ -6,10 +6,12 @@ faults left out, commit) is enough to have it again on that commit.
 """
 
 import ast
+import hashlib
 import random
 import subprocess
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 from msgspec.structs import replace
@@ -19,15 +21,16 @@ from tests.sim.run import Result, run
 from tests.sim.spec import Spec
 
 ROOT = Path(__file__).resolve().parents[2]
+PARTS = ("nodedb_node/raft", "nodedb_node/multiraft", "tests/sim")
 STEPS = (5_000, 60_000)
 KEEP = 0.6
 
 
 def swarm(minutes: float, seed: int | None) -> str:
-    """Explore; the first finding's text, or nothing."""
+    """Explore; the first finding's text, or nothing. Core-seconds of swarms on one tree may be added up."""
     rng = random.Random(seed if seed is not None else random.SystemRandom().randrange(1 << 32))
     end = time.monotonic() + minutes * 60
-    began, runs, events = time.monotonic(), 0, 0
+    code, began, runs, events = tree(), time.process_time(), 0, 0
     faults: Counter[str] = Counter()
     hits: Counter[str] = Counter()
     while time.monotonic() < end:
@@ -41,10 +44,11 @@ def swarm(minutes: float, seed: int | None) -> str:
             text = found(name, one, steps, result)
             print(text, flush=True)
             return text
-    took = (time.monotonic() - began) / 60
-    print(f"{took:.1f} core-minutes on {commit()}: {runs} runs, {events} events, no finding")
     print("faults: " + " ".join(f"{name}={count}" for name, count in sorted(faults.items())))
+    print("marks: " + " ".join(f"{name}={count}" for name, count in sorted(hits.items())))
     print("marks never hit: " + (" ".join(sorted(marks_in_source() - hits.keys())) or "none"))
+    took_s = time.process_time() - began
+    print(f"no finding on tree {code} ({commit()}): {took_s:.0f} core-seconds, {runs} runs, {events} events")
     return ""
 
 
@@ -90,15 +94,25 @@ def commit() -> str:
 
 
 def marks_in_source() -> set[str]:
-    """Every mark that raft/ and multiraft/ name; of a name put together at run time, its beginning is left out."""
-    found = set()
-    for package in ("raft", "multiraft"):
-        for path in sorted((ROOT / "nodedb_node" / package).glob("*.py")):
-            found |= marks_of(path)
-    return found
+    """Every mark that raft/ and multiraft/ name, where they drop a message too."""
+    paths = [path for package in PARTS[:2] for path in sorted((ROOT / package).rglob("*.py"))]
+    return {name for path in paths for name in marks_of(path)}
 
 
-def marks_of(path: Path) -> set[str]:
-    calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
-    named = [call for call in calls if isinstance(call.func, ast.Name) and call.func.id == "mark" and call.args]
-    return {call.args[0].value for call in named if isinstance(call.args[0], ast.Constant)}  # type: ignore[misc]
+def marks_of(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if not isinstance(node, ast.Call) or not node.args:
+            continue
+        name = node.func.id if isinstance(node.func, ast.Name) else getattr(node.func, "attr", "")
+        if name == "mark" or (name == "drop" and isinstance(node.args[0], ast.Constant)):
+            assert isinstance(node.args[0], ast.Constant) or path.name == "state.py", f"{path}: a mark is a literal"
+            yield from [node.args[0].value] if isinstance(node.args[0], ast.Constant) else []
+
+
+def tree() -> str:
+    """Of what a swarm explores: the hash of its files as they are now, committed or not."""
+    digest = hashlib.sha256()
+    for path in sorted(path for part in PARTS for path in (ROOT / part).rglob("*") if path.suffix in (".py", ".toml")):
+        data = path.read_bytes()
+        digest.update(f"{path.relative_to(ROOT)} {len(data)}\n".encode() + data)
+    return digest.hexdigest()[:16]

@@ -94,4 +94,4 @@ def test_every_mutation_fits_the_code() -> None:
 
 
 def test_marks_are_found_in_the_source() -> None:
-    assert {"raft-truncate", "multi-lane-silent"} <= marks_in_source()
+    assert {"raft-truncate", "multi-lane-silent", "raft-drop-ack-of-old-term"} <= marks_in_source()
