@@ -10,6 +10,7 @@ from typing import Any
 from nodedb_node.raft.messages import ConfigChange, TimeoutNow
 from tests.sim.cluster import Cluster
 from tests.sim.disk import SimDisk
+from tests.sim.forging import nonsense
 from tests.sim.process import Process
 from tests.sim.spec import FaultShape
 
@@ -94,6 +95,16 @@ class Injector:
     def _block(self, links: list[tuple[int, int]], for_us: int) -> bool:
         self.cluster.network.block(links)
         self.world.after(for_us, self.cluster.network.unblock, links)
+        return True
+
+    def do_forge(self, for_us: int) -> bool:
+        """A peer says what nobody should believe."""
+        process, peer = self._process(), self._process()
+        groups = list(process.machine.groups) if process.alive else []
+        if not groups or peer is process or not peer.alive or peer.worker != process.worker:
+            return False
+        core = process.machine.groups[self.world.rng.choice(groups)]
+        process.deliver(peer, peer.generation, nonsense(core, peer.node), 0)
         return True
 
     # ---- processes ----
