@@ -28,7 +28,7 @@ typedef struct nd_metrics {
     uint64_t commands, commands_write, commands_read, commands_python, commands_forwarded, commands_served_for_peers;
     uint64_t errors, overload_refusals, deadline_refusals, protocol_errors;
     uint64_t connections, connections_accepted, connections_closed, output_limit_closed;
-    uint64_t tls_handshakes, tls_handshake_failures, tls_refusals, tls_not_after;
+    uint64_t tls_handshakes, tls_handshake_failures, tls_refusals, tls_not_after, tls_lists_end;
     uint64_t commands_denied, auth_failures, auth_refusals, protected_refusals, auth_timeouts;
     uint64_t bytes_in, bytes_out;
     uint64_t turns, batches, batch_bytes;

@@ -1,10 +1,11 @@
 /* tls.h: TLS on client ports: what a server shows and asks for, and reading and writing of one connection through it.
  *
  * An nd_tls is made from PEM files, never changed, and counted by OpenSSL: connections keep the one they began with, so that
- * replacing it (nd_engine_tls) cuts nobody off. TLS 1.2 and 1.3; no tickets, no resumption, no renegotiation: each connection
- * proves itself anew. A handshake is bounded by a deadline, the handshakes at one time by a number, and the work of one turn
- * by HANDSHAKES_PER_TURN, so that who comes does not delay who is there. Loop thread only; nothing here blocks. OpenSSL writes
- * with write(): the process must ignore SIGPIPE, as Python does.
+ * replacing it (nd_engine_tls) cuts nobody off but clients whose certificates the new revocation lists name. Where lists are
+ * given, each authority needs one that has not ended, or its clients are refused. TLS 1.2 and 1.3; no tickets, no resumption,
+ * no renegotiation: each connection proves itself anew. A handshake is bounded by a deadline, the handshakes at one time by a
+ * number, and the work of one turn by HANDSHAKES_PER_TURN, so that who comes does not delay who is there. Loop thread only;
+ * nothing here blocks. OpenSSL writes with write(): the process must ignore SIGPIPE, as Python does.
  */
 #ifndef ND_TLS_H
 #define ND_TLS_H
@@ -20,12 +21,15 @@
 #define ND_LISTEN_TLS 2              /* with a port kind in nd_engine_listen: the port speaks TLS */
 
 typedef struct nd_tls nd_tls;
-/* Certificate chain, its key, and the authorities of clients' certificates (or ""). NULL: error says which file and why. */
-nd_tls *nd_tls_new(const char *cert, const char *key, const char *ca, uint32_t clients, char *error);
+/* Certificate chain, its key, authorities of clients' certificates and their revocation lists (or ""). NULL: error says which
+ * file and why. */
+nd_tls *nd_tls_new(const char *cert, const char *key, const char *ca, const char *crl, uint32_t clients, char *error);
 void nd_tls_free(nd_tls *t);
 int64_t nd_tls_not_after(const nd_tls *t);   /* when the certificate ends, seconds since 1970 */
-/* What TLS ports show from now on (the engine keeps a reference of its own), and the bounds of handshakes. */
-void nd_engine_tls(nd_engine *e, nd_tls *t, uint32_t handshake_ms, uint32_t handshakes_max);
+int64_t nd_tls_lists_end(const nd_tls *t);   /* when the first of the lists must have been replaced; 0 = there are none */
+/* What TLS ports show from now on (the engine keeps a reference of its own), and the bounds of handshakes; how many open
+ * connections end because their certificates are revoked now. */
+uint32_t nd_engine_tls(nd_engine *e, nd_tls *t, uint32_t handshake_ms, uint32_t handshakes_max);
 void nd_engine_advertise_tls(nd_engine *e, uint32_t worker, uint32_t port);  /* for MOVED on TLS connections */
 /* cffi:end */
 

@@ -102,6 +102,9 @@ class ClientsSection(Struct, frozen=True):
     tls_cert: Annotated[str, about("path", "PEM: the certificate and those between it and its authority")] = ""
     tls_key: Annotated[str, about("path", "PEM: the certificate's key, without a passphrase")] = ""
     tls_ca: Annotated[str, about("path", "PEM: authorities of clients' certificates")] = ""
+    tls_crl: Annotated[
+        str, about("path", "PEM: a revocation list of each authority of tls_ca; empty = no certificate is revoked")
+    ] = ""
     tls_auth_clients: Annotated[
         Literal["no", "optional", "yes"],
         about("choice", "whether a client must show a certificate of tls_ca; passwords are asked all the same"),
@@ -362,6 +365,10 @@ def relations(config: Config) -> Iterator[str]:
         (
             clients.tls == "off" or clients.tls_auth_clients == "no" or clients.tls_ca != "",
             "[clients] tls_auth_clients needs tls_ca",
+        ),
+        (
+            clients.tls_crl == "" or (clients.tls != "off" and clients.tls_auth_clients != "no"),
+            "[clients] tls_crl needs tls and tls_auth_clients",
         ),
         (ring.bytes & (ring.bytes - 1) == 0, "[ring] bytes must be a power of two"),
         (

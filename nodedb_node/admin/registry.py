@@ -109,6 +109,12 @@ WORKER_METRICS: tuple[Metric, ...] = (
         "seconds",
         "When the certificate that clients are shown ends, seconds since 1970; 0 = no TLS.",
     ),
+    _level(
+        "tls_revocation_list_next_update_seconds",
+        "tls_lists_end",
+        "seconds",
+        "When the first list of [clients] tls_crl ends and clients are refused, seconds since 1970; 0 = none.",
+    ),
     _count("denied_commands", "commands_denied", "commands", "Commands refused: not authenticated, or not allowed."),
     _count("auth_failures", "auth_failures", "attempts", "Authentications with a wrong name or password."),
     _count("auth_refusals", "auth_refusals", "attempts", "Authentications refused unread after too many failures."),

@@ -16,7 +16,7 @@
 #define HANDSHAKE_MS 1000
 #define HANDSHAKES_MAX 3
 
-static char pem_dir[64], cert_path[96], key_path[96];
+static char pem_dir[64], cert_path[96], key_path[96], list_path[96];
 static int tls_port;
 
 /* ---- certificates ---- */
@@ -40,11 +40,50 @@ static void write_pem(const char *name)
     EVP_PKEY_free(key);
 }
 
+/* The list of the certificate's own authority, which is itself. */
+static void write_list(bool revoked)
+{
+    FILE *file = fopen(key_path, "r");
+    EVP_PKEY *key = PEM_read_PrivateKey(file, NULL, NULL, NULL);
+    fclose(file);
+    file = fopen(cert_path, "r");
+    X509 *cert = PEM_read_X509(file, NULL, NULL, NULL);
+    fclose(file);
+    X509_CRL *list = X509_CRL_new();
+    ASN1_TIME *began = X509_gmtime_adj(NULL, -60), *ends = X509_gmtime_adj(NULL, 3600);
+    ND_ASSERT(key && cert && list && X509_CRL_set_version(list, 1));
+    ND_ASSERT(X509_CRL_set_issuer_name(list, X509_get_subject_name(cert)));
+    ND_ASSERT(X509_CRL_set1_lastUpdate(list, began) && X509_CRL_set1_nextUpdate(list, ends));
+    if (revoked) {
+        X509_REVOKED *entry = X509_REVOKED_new();
+        ND_ASSERT(X509_REVOKED_set_serialNumber(entry, X509_get_serialNumber(cert)));
+        ND_ASSERT(X509_REVOKED_set_revocationDate(entry, began) && X509_CRL_add0_revoked(list, entry));
+    }
+    ND_ASSERT(X509_CRL_sign(list, key, EVP_sha256()) > 0);
+    file = fopen(list_path, "w");
+    ND_ASSERT(PEM_write_X509_CRL(file, list) == 1 && fclose(file) == 0);
+    ASN1_TIME_free(began), ASN1_TIME_free(ends);
+    X509_CRL_free(list);
+    X509_free(cert);
+    EVP_PKEY_free(key);
+}
+
+static uint32_t show_list(worker *w, bool revoked)
+{
+    char error[ND_TLS_ERROR_BYTES];
+    write_list(revoked);
+    nd_tls *t = nd_tls_new(cert_path, key_path, cert_path, list_path, ND_TLS_CLIENTS_OPTIONAL, error);
+    ND_ASSERT(t && nd_tls_lists_end(t) > time(NULL));
+    uint32_t ended = nd_engine_tls(w->engine, t, HANDSHAKE_MS, HANDSHAKES_MAX);
+    nd_tls_free(t);
+    return ended;
+}
+
 static void show(worker *w, const char *name)
 {
     char error[ND_TLS_ERROR_BYTES];
     write_pem(name);
-    nd_tls *t = nd_tls_new(cert_path, key_path, "", ND_TLS_CLIENTS_NO, error);
+    nd_tls *t = nd_tls_new(cert_path, key_path, "", "", ND_TLS_CLIENTS_NO, error);
     ND_ASSERT(t && nd_tls_not_after(t) > 0);
     nd_engine_tls(w->engine, t, HANDSHAKE_MS, HANDSHAKES_MAX);
     nd_tls_free(t);
@@ -72,6 +111,15 @@ static tls_client dial(void)
     c.ssl = SSL_new(c.ctx);
     ND_ASSERT(SSL_set_fd(c.ssl, c.fd) == 1);
     SSL_set_connect_state(c.ssl);
+    return c;
+}
+
+/* It shows the server's own certificate. */
+static tls_client dial_certified(void)
+{
+    tls_client c = dial();
+    ND_ASSERT(SSL_use_certificate_file(c.ssl, cert_path, SSL_FILETYPE_PEM) == 1);
+    ND_ASSERT(SSL_use_PrivateKey_file(c.ssl, key_path, SSL_FILETYPE_PEM) == 1);
     return c;
 }
 
@@ -218,11 +266,40 @@ static void a_new_certificate_cuts_nobody_off(worker *w)
         talk(w, &after, ask, 25, in, 5, false);
     }
     char error[ND_TLS_ERROR_BYTES];
-    ND_ASSERT(nd_tls_new(key_path, key_path, "", ND_TLS_CLIENTS_NO, error) == NULL && strstr(error, key_path));
-    ND_ASSERT(nd_tls_new(cert_path, cert_path, "", ND_TLS_CLIENTS_NO, error) == NULL);
-    ND_ASSERT(nd_tls_new(cert_path, key_path, "/nosuch", ND_TLS_CLIENTS_YES, error) == NULL);
+    ND_ASSERT(nd_tls_new(key_path, key_path, "", "", ND_TLS_CLIENTS_NO, error) == NULL && strstr(error, key_path));
+    ND_ASSERT(nd_tls_new(cert_path, cert_path, "", "", ND_TLS_CLIENTS_NO, error) == NULL);
+    ND_ASSERT(nd_tls_new(cert_path, key_path, "/nosuch", "", ND_TLS_CLIENTS_YES, error) == NULL);
     hang_up(&before);
     hang_up(&after);
+}
+
+static void who_is_revoked_is_cut_off(worker *w)
+{
+    char error[ND_TLS_ERROR_BYTES];
+    ND_ASSERT(show_list(w, false) == 0);
+    tls_client certified = dial_certified(), none = dial(), begun = dial_certified();
+    shake(w, &certified);
+    shake(w, &none);
+    SSL_do_handshake(begun.ssl);
+    turn(w, 0);
+    ND_ASSERT(show_list(w, true) == 1);
+    ND_ASSERT(ended(w, certified.fd));
+    nd_event told = {0};
+    while (nd_engine_event_next(w->engine, &told)) /* what other tests left */
+        ;
+    for (int i = 0; i < TURNS_MAX && !nd_engine_event_next(w->engine, &told); i++) {
+        SSL_do_handshake(begun.ssl); /* began by the list before, ends by the new one */
+        turn(w, 0);
+    }
+    ND_ASSERT(told.kind == ND_EVENT_TLS && strcmp(told.text, "certificate revoked") == 0 && ended(w, begun.fd));
+    ND_ASSERT(nd_tls_new(cert_path, key_path, cert_path, cert_path, ND_TLS_CLIENTS_YES, error) == NULL);
+    ND_ASSERT(strstr(error, "no revocation list"));
+    ND_ASSERT(nd_tls_new(cert_path, key_path, cert_path, "/nosuch", ND_TLS_CLIENTS_YES, error) == NULL);
+    hang_up(&certified);
+    hang_up(&none);
+    hang_up(&begun);
+    unlink(list_path);
+    show(w, "third");
 }
 
 int main(void)
@@ -236,6 +313,7 @@ int main(void)
     ND_ASSERT(mkdtemp(pem_dir) != NULL);
     snprintf(cert_path, sizeof cert_path, "%s/cert.pem", pem_dir);
     snprintf(key_path, sizeof key_path, "%s/key.pem", pem_dir);
+    snprintf(list_path, sizeof list_path, "%s/list.pem", pem_dir);
     start_both(ws);
     show(&ws[0], "first");
     ND_ASSERT(nd_engine_listen(ws[0].engine, listen_on(&tls_port), ND_PORT_SHARED | ND_LISTEN_TLS) == 0);
@@ -244,6 +322,7 @@ int main(void)
     handshakes_are_bounded(&ws[0]);
     noise_is_closed(&ws[0]);
     a_new_certificate_cuts_nobody_off(&ws[0]);
+    who_is_revoked_is_cut_off(&ws[0]);
     pieces_arrive_in_order(&ws[0], false);
     end_both(ws);
     unlink(cert_path), unlink(key_path), rmdir(pem_dir);

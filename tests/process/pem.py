@@ -19,6 +19,7 @@ class Authority:
     def __init__(self, directory: Path, name: str = "test authority") -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self.directory, self.ca = directory, directory / "ca.pem"
+        self._revoked: list[int] = []
         self._key, self._name = ec.generate_private_key(ec.SECP256R1()), _name(name)
         builder = _builder(self._name, self._name, self._key.public_key())
         builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
@@ -38,6 +39,23 @@ class Authority:
             fresh.write_bytes(data)
             os.replace(fresh, path)
         return cert_path, key_path
+
+
+    def revoke(self, cert: Path | None = None, *, days: int = 7) -> Path:
+        """The authority's revocation list, crl.pem, anew: with this certificate too."""
+        now = datetime.datetime.now(datetime.UTC)
+        if cert is not None:
+            self._revoked.append(x509.load_pem_x509_certificate(cert.read_bytes()).serial_number)
+        builder = x509.CertificateRevocationListBuilder().issuer_name(self._name)
+        builder = builder.last_update(now - 2 * abs(days) * DAY).next_update(now + days * DAY)
+        for serial in self._revoked:
+            entry = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(now)
+            builder = builder.add_revoked_certificate(entry.build())
+        path = self.directory / "crl.pem"
+        fresh = path.with_suffix(".new")
+        fresh.write_bytes(builder.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
+        os.replace(fresh, path)
+        return path
 
 
 def _name(text: str) -> x509.Name:

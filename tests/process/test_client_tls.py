@@ -255,6 +255,48 @@ def test_a_certificate_is_optional_but_must_be_good(tmp_path: Path, authority: A
             link.call("PING")
 
 
+def refused(one: Node, how: ssl.SSLContext) -> bool:
+    try:
+        with TlsConnection(one.port, how) as link:
+            return link.call("PING") != b"PONG"
+    except OSError:
+        return True
+
+
+def test_a_client_whose_certificate_was_revoked_is_refused_and_cut_off(tmp_path: Path) -> None:
+    own = Authority(tmp_path / "pem")
+    good, stolen = context(own, "good"), context(own, "stolen")
+    more = {"tls_auth_clients": "optional", "tls_ca": str(own.ca), "tls_crl": str(own.revoke())}
+    with node(tmp_path, settings(own, **more)) as one, TlsConnection(one.port, good) as open_good:
+        with TlsConnection(one.port, stolen) as open_stolen:
+            assert open_stolen.call("SET", "a", "1") == b"OK"
+            own.revoke(own.directory / "stolen.pem")
+            with pytest.raises((OSError, EOFError)):
+                open_stolen.read()  # cut off, within a second or two
+        assert "revoked=1" in one.wait_log('msg="certificate read again"')
+        assert refused(one, stolen)
+        one.wait_log('what="certificate revoked"')
+        assert not refused(one, good) and not refused(one, context(own)), "who shows none is not asked"
+        (own.directory / "crl.pem").write_text("nonsense\n")
+        one.wait_log("certificate cannot be used; the one before is shown still")
+        assert refused(one, stolen) and not refused(one, good)
+        own.revoke(days=-1)  # a list that has ended: what was revoked since may be missing on it
+        wait_for(lambda: refused(one, good), "an old list to count as none", 10)
+        one.wait_log('what="CRL has expired"')
+        own.revoke()
+        wait_for(lambda: not refused(one, good), "the new list", 10)
+        assert open_good.call("GET", "a") == b"1"
+
+
+def test_an_authority_without_a_list_ends_the_start(tmp_path: Path, authority: Authority) -> None:
+    other = Authority(tmp_path / "other", "another authority")
+    more = {"tls_auth_clients": "yes", "tls_ca": str(authority.ca), "tls_crl": str(other.revoke())}
+    with Node(tmp_path, settings(authority, **more)) as one:
+        one.start(wait=False)
+        assert one.wait(30) == 78
+        assert "crl.pem: an authority of tls_ca has no revocation list here" in one.log()
+
+
 def serial(port: int, authority: Authority) -> str:
     with TlsConnection(port, context(authority)) as link:
         found = link.socket.getpeercert()

@@ -59,6 +59,11 @@ ALERTS = (
         60, "warning", "the certificate that clients of worker {{ $labels.core }} are shown ends within two weeks",
     ),
     Alert(
+        "NodedbClientRevocationsEnd",
+        "{tls_revocation_list_next_update_seconds} > 0 and {tls_revocation_list_next_update_seconds} - time() < 86400",
+        60, "critical", "worker {{ $labels.core }} refuses clients' certificates from when tls_crl ends, in a day",
+    ),
+    Alert(
         "NodedbPasswordsGuessed", "increase({auth_refusals}[10m]) > 0", 0, "warning",
         "an address failed to authenticate so often that worker {{ $labels.core }} refuses it",
     ),

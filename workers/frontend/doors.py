@@ -1,8 +1,8 @@
 """The ports of a worker that clients come through: listening sockets, and what TLS ports show. World file.
 
-Invariant: ports are the Boot's; a port speaks TLS or plain text, never both. Certificates are looked at once a second
-and read again when a file changed; connections keep what they began with, and files that cannot be used leave
-everything as it was.
+Invariant: ports are the Boot's; a port speaks TLS or plain text, never both. Certificates and lists are looked at once
+a second and read again when a file changed; connections keep what they began with, unless a new list revokes them;
+files that cannot be used leave everything as it was.
 """
 
 import asyncio
@@ -27,13 +27,13 @@ class Doors:
     def __init__(self, boot: Boot, engine: Engine, metrics: Any, loop: asyncio.AbstractEventLoop) -> None:
         self._boot, self._engine, self._metrics, self._loop = boot, engine, metrics, loop
         self._clients = clients = boot.config.clients
-        self._files = Watched([clients.tls_cert, clients.tls_key, clients.tls_ca])
+        self._files = Watched([clients.tls_cert, clients.tls_key, clients.tls_ca, clients.tls_crl])
         if clients.tls == "off":
             return
         for worker, port in enumerate(boot.ports.tls_workers or boot.ports.workers):
             tls.advertise(engine, worker, port)
         try:
-            metrics.tls_not_after = tls.show(engine, clients)
+            self._show()
         except tls.TlsError as error:
             raise StartError(Exit.CONFIG, f"[clients] TLS cannot be served: {error}") from error
         loop.call_later(LOOK_S, self._look)
@@ -58,12 +58,17 @@ class Doors:
         sock.listen(BACKLOG)
         self._engine.listen(sock.detach(), kind)
 
+    def _show(self) -> tls.Shown:
+        shown = tls.show(self._engine, self._clients)
+        self._metrics.tls_not_after, self._metrics.tls_lists_end = shown.ends_s, shown.lists_end_s
+        return shown
+
     def _look(self) -> None:
         self._loop.call_later(LOOK_S, self._look)
         if not self._files.changed():
             return
         try:
-            self._metrics.tls_not_after = tls.show(self._engine, self._clients)
-            log.info("certificate read again", ends_s=self._metrics.tls_not_after)
+            shown = self._show()
+            log.info("certificate read again", **shown._asdict())
         except tls.TlsError as error:
             log.error("certificate cannot be used; the one before is shown still", reason=error)
