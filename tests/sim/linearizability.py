@@ -129,9 +129,13 @@ class _Search:
 
     def _is_new(self, done: int, spent: int, state: Any) -> bool:
         """Not tried before with the same or more unanswered operations left."""
-        tried = self.seen.setdefault((done, state), [])
-        if any(other & spent == other for other in tried):
-            return False
+        tried = self.seen.get((done, state))
+        if tried is None:
+            self.seen[done, state] = [spent]
+            return True
+        for other in tried:
+            if other & spent == other:
+                return False
         tried[:] = [other for other in tried if spent & other != spent]
         tried.append(spent)
         return True

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from nodedb_node import marks
 from nodedb_node.raft import configuration as configurations
+from nodedb_node.raft.quorum import EVERYTHING
 from tests.sim.checkers import require
 from tests.sim.cluster import Cluster
 from tests.sim.faults import Injector
@@ -57,7 +58,9 @@ class Run:
         for workload in self.workloads:
             workload.start()
         self.injector.start()
-        self.world.run(steps, VIRTUAL_US_MAX)
+        world = self.world
+        world.run(steps, VIRTUAL_US_MAX)
+        require(world.events >= steps, "progress", f"only {world.events} events in {world.now_us} µs")
         self.heal()
         self.check(steps)
 
@@ -73,8 +76,7 @@ class Run:
             self._operate()
             until_us = world.now_us + SETTLE_US
             world.at(until_us, _nothing)
-            while world.now_us < until_us:
-                world.step()
+            world.run(EVERYTHING, until_us)
             why = self.unsettled()
 
     def _operate(self) -> None:

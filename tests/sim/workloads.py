@@ -18,6 +18,7 @@ from tests.sim.world import Violation
 
 PATIENCE_US = 700_000
 ATTEMPTS_MAX = 40
+BACK_OFF_MAX = 8  # where nobody leads, clients ask more and more seldom
 OPERATIONS_PER_KEY = 120
 
 
@@ -146,7 +147,8 @@ class Client:
             self._unknown(operation)
         else:
             self.hint = value
-            self.world.after(self.world.between(1_000, 40_000), self._again, self.serial, self.attempts)
+            longest_us = 40_000 if value else 40_000 * min(self.attempts, BACK_OFF_MAX)
+            self.world.after(self.world.between(1_000, longest_us), self._again, self.serial, self.attempts)
 
     def _again(self, serial: int, attempt: int) -> None:
         if serial == self.serial and attempt == self.attempts and self.operation is not None:

@@ -30,37 +30,30 @@ class World:
         self.faults: Counter[str] = Counter()
         self._queue: list[tuple[int, int, Callable[..., None], tuple[Any, ...]]] = []
         self._number = 0
-        self._at_once = 0
         self._digest = seed & MASK
 
     def at(self, when_us: int, function: Callable[..., None], *arguments: Any) -> None:
         """Call function(*arguments) at that time; what is due at one time happens in the order it was asked for."""
         self._number += 1
-        heappush(self._queue, (max(when_us, self.now_us), self._number, function, arguments))
+        heappush(self._queue, (when_us if when_us > self.now_us else self.now_us, self._number, function, arguments))
 
     def after(self, delay_us: int, function: Callable[..., None], *arguments: Any) -> None:
-        self.at(self.now_us + delay_us, function, *arguments)
-
-    def step(self) -> bool:
-        """Let the next thing happen; False: nothing is left to happen."""
-        if not self._queue:
-            return False
-        when_us, _, function, arguments = heappop(self._queue)
-        if when_us == self.now_us:
-            self._at_once += 1
-            if self._at_once > AT_ONCE_MAX:
-                raise Violation("time stands still: somebody asks to be called at once, again and again")
-        else:
-            self._at_once = 0
-        self.now_us = when_us
-        function(*arguments)
-        return True
+        self._number += 1
+        heappush(self._queue, (self.now_us + delay_us, self._number, function, arguments))
 
     def run(self, events: int, until_us: int) -> None:
-        """Let things happen until so many events were counted, or this time has come."""
-        while self.events < events and self.step():
-            if self.now_us >= until_us:
-                raise Violation(f"progress: only {self.events} events in {until_us // 1_000_000} s")
+        """Let one thing happen after the other until so many events were counted, this time has come, or nothing is
+        left to happen."""
+        queue, at_once = self._queue, 0
+        while queue and self.events < events and self.now_us < until_us:
+            when_us, _, function, arguments = heappop(queue)
+            if when_us != self.now_us:
+                self.now_us, at_once = when_us, 0
+            else:
+                at_once += 1
+                if at_once > AT_ONCE_MAX:
+                    raise Violation("time stands still: somebody asks to be called at once, again and again")
+            function(*arguments)
 
     def trace(self, *numbers: int) -> None:
         """Put these into the digest, with the time."""
