@@ -5,10 +5,11 @@ drifts within bounds, goes on while a process is paused, and begins anew when a 
 here otherwise is the simulator's: chance, checkers, clients' answers.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from nodedb_node.raft import configuration as configurations
-from nodedb_node.raft.messages import CaughtUp, Configuration, GroupConfig, Role
+from nodedb_node.raft.messages import CaughtUp, Configuration, GroupConfig, Role, RoleChanged
 from tests.sim.checkers import Checkers, Gone, require
 from tests.sim.machine import Machine
 from tests.sim.network import Network, Weather
@@ -57,6 +58,7 @@ class Cluster:
         self.verbose = False
         self.transfers = 0
         self.crashing = True
+        self.on_candidate: Callable[[Process, int], None] = lambda process, group: None
         self.caught_up: dict[int, set[int]] = {group: set() for group in self.groups}
         self.processes = {
             (node, worker): Process(self, node, worker) for node in self.nodes for worker in range(shape.workers)
@@ -132,7 +134,8 @@ class Cluster:
         return Clock(self.world.between(10 * MILLION, 900 * MILLION), self.world.between(-drift, drift))
 
     def machine(self, node: int, generation: int) -> Machine:
-        return Machine(node, self.settings, generation, self.world.rng, self.clocks[node].read(self.world.now_us))
+        now_us, crowd = self.clocks[node].read(self.world.now_us), self.spec.cluster.groups_per_turn
+        return Machine(node, self.settings, generation, crowd, self.world.rng, now_us)
 
     # ---- sessions ----
 
@@ -232,6 +235,8 @@ class Cluster:
     def noticed(self, process: Process, group: int, event: Any) -> None:
         if type(event) is CaughtUp:
             self.caught_up[group].add(event.node)
+        elif type(event) is RoleChanged and event.role is Role.CANDIDATE and self.crashing:
+            self.on_candidate(process, group)
 
 
 def _values(struct: Any) -> tuple[Any, ...]:

@@ -10,7 +10,7 @@ from typing import Any
 from nodedb_node.raft.messages import ConfigChange, TimeoutNow
 from tests.sim.cluster import Cluster
 from tests.sim.disk import SimDisk
-from tests.sim.forging import nonsense
+from tests.sim.forging import false_votes, from_itself, nonsense
 from tests.sim.process import Process
 from tests.sim.spec import FaultShape
 
@@ -104,8 +104,23 @@ class Injector:
         if not groups or peer is process or not peer.alive or peer.worker != process.worker:
             return False
         core = process.machine.groups[self.world.rng.choice(groups)]
+        core.step(process.now(), from_itself(core))
         process.deliver(peer, peer.generation, nonsense(core, peer.node), 0)
+        self.cluster.on_candidate = self._forge_votes
         return True
+
+    def _forge_votes(self, process: Process, group: int) -> None:
+        """The next candidate gets votes that are none; then that is over."""
+        self.cluster.on_candidate = lambda process, group: None
+        self.world.after(1, self._vote_falsely, process, process.life, group)
+
+    def _vote_falsely(self, process: Process, life: int, group: int) -> None:
+        core = process.machine.groups.get(group)
+        if core is None or process.life != life or process.paused:
+            return
+        for host in self.cluster.hosts(group):
+            if host is not process and host.alive:
+                process.deliver(host, host.generation, false_votes(core, host.node), 0)
 
     # ---- processes ----
 
@@ -251,6 +266,16 @@ class Injector:
         if self.active and leader.alive and to.alive:
             self.cluster.network.clog([(to.node, leader.node)], self.world.now_us + 300_000)
             to.deliver(leader, leader.generation, [late], 0)
+
+    def do_suspect(self, for_us: int) -> bool:
+        """A scrub finds damage in what a running replica has."""
+        process = self._process()
+        groups = list(process.machine.groups) if process.alive and not process.paused else []
+        if not groups or not self._may_harm(process):
+            return False
+        process.machine.core(self.world.rng.choice(groups)).quarantine_now(process.now(), "a scrub found damage")
+        process.turn()
+        return True
 
     def do_wipe(self, for_us: int) -> bool:
         """The directory is lost. The node comes back under a new incarnation: its old replicas never live again."""

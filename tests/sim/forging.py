@@ -41,3 +41,19 @@ def nonsense(core: Any, sender: int) -> list[Any]:
         RequestVote(*row[:4], core.replica + FAR, term, FAR, FAR, term, True, False),
         AppendResponse(core.group, sender + 1, 0, *to, term, 1, False, 0),  # under another's name than the lane's
     ]
+
+
+def false_votes(core: Any, sender: int) -> list[Any]:
+    """For a candidate: a vote of the term before, one of a replica that never was, one of a replica that is no more."""
+    known = core.members.get(sender, 0)
+    row, end = (core.node, core.replica), (core.request, False, True)
+    return [
+        VoteResponse(core.group, sender, known, *row, core.term - 1, *end),
+        VoteResponse(core.group, sender, known + 1, *row, core.term, *end),
+        *[VoteResponse(core.group, sender, known - 1, *row, core.term, *end) for _ in range(known > 0)],
+    ]
+
+
+def from_itself(core: Any) -> Any:
+    """What its own lane would bring, if it had one."""
+    return AppendResponse(core.group, core.node, core.replica, core.node, core.replica, core.term, 1, False, 0)

@@ -19,9 +19,12 @@ from nodedb_node.raft.messages import GroupConfig, Restored
 class Machine:
     """The coordinator of one life of a process."""
 
-    def __init__(self, node: int, settings: GroupConfig, generation: int, rng: random.Random, now_us: int) -> None:
+    def __init__(
+        self, node: int, settings: GroupConfig, generation: int, groups_per_turn: int, rng: random.Random, now_us: int
+    ) -> None:
         pattern = msgspec.structs.replace(settings, node=node)
-        self.multi = MultiRaft(MultiConfig(pattern, generation), {}, rng, now_us)
+        config = MultiConfig(pattern, generation, groups_per_turn=groups_per_turn)
+        self.multi = MultiRaft(config, {}, rng, now_us)
         self.groups: dict[int, Raft] = {}
         self.peers: dict[int, int] = {}  # with a session → generation
 

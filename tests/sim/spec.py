@@ -24,6 +24,7 @@ class ClusterShape(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     batch_bytes_max: int = 4_000
     inflight_messages_max: int = 8
     uncommitted_bytes_max: int = 200_000
+    groups_per_turn: int = 256
 
 
 class NetworkWeather(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
