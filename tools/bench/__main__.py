@@ -37,7 +37,9 @@ directory_option = click.option(
     show_default=True,
     help="Where both servers' data directories are made: one file system for both.",
 )
-json_option = click.option("--json", "json_path", type=click.Path(path_type=Path), help="Also write every figure here.")
+json_option = click.option(
+    "--json", "json_path", type=click.Path(path_type=Path), help="Also write every figure here, of rounds as they end."
+)
 CELL_NAMES = [cell.name for cell in ratio_run.PLAIN_CELLS]
 
 
@@ -62,6 +64,10 @@ def cells_named(names: tuple[str, ...]) -> tuple[Cell, ...]:
 def main() -> None:
     """Benches against redis-server in the same run. Nothing else should use the machine meanwhile."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the servers end with the bench
+
+
+def progress(one: Measurement) -> None:
+    report.progress(console, one)
 
 
 @contextlib.contextmanager
@@ -119,14 +125,18 @@ def ratios(
                 "client mode": "shared port, plain client"
                 + (", and cluster client on worker ports" if cluster else ""),
                 "load": f"{connections} connections, {value_bytes} B values, {keys:,} keys",
-                "rounds": f"{rounds} of {seconds} s a cell",
             }
-            found = ratio_run.measure(node, redis, cells, load, rounds, lambda one: report.progress(console, one))
+
+            def keep(so_far: list[Measurement]) -> None:
+                facts["rounds"] = f"{so_far[-1].round} of {seconds} s a cell"
+                if json_path:
+                    made = ratio_run.table(so_far, node.name, redis.name, ratio_run.marks_for(workers))
+                    report.write_json(json_path, ratio_run.as_json(made, so_far, facts, workers))
+
+            found = ratio_run.measure(node, redis, cells, load, rounds, progress, keep)
     rows = ratio_run.table(found, node.name, redis.name, ratio_run.marks_for(workers))
     report.print_facts(console, facts)
     report.print_rows(console, rows, node.name, redis.name)
-    if json_path:
-        report.write_json(json_path, ratio_run.as_json(rows, found, facts, workers))
     if plot:
         report.plot_ratios(plot, rows, found, facts["node"])
 
@@ -180,15 +190,17 @@ def ab(
                 described = {server.name: f"{server.tree}: {server.describe()}" for server in pair}
                 facts: dict[str, Any] = report.machine_facts() | described
                 cells = cells_named(names)
-                found = ratio_run.measure(
-                    pair[1], pair[0], cells, load, rounds, lambda one: report.progress(console, one)
-                )
+
+                def keep(so_far: list[Measurement], facts: dict[str, Any] = facts, workers: int = workers) -> None:
+                    if json_path:
+                        made = ratio_run.as_json(ratio_run.table(so_far, "B", "A"), so_far, facts, workers)
+                        report.write_json(json_path, {"runs": [*runs, made]})
+
+                found = ratio_run.measure(pair[1], pair[0], cells, load, rounds, progress, keep)
         rows = ratio_run.table(found, "B", "A")
         report.print_facts(console, facts)
         report.print_rows(console, rows, "B", "A")
         runs.append(ratio_run.as_json(rows, found, facts, workers))
-    if json_path:
-        report.write_json(json_path, {"runs": runs})
 
 
 @main.command()

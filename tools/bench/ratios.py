@@ -60,9 +60,18 @@ class Row:
 
 
 def measure(
-    ours: Server, base: Server, cells: Sequence[Cell], load: Load, rounds: int, report: Callable[[Measurement], None]
+    ours: Server,
+    base: Server,
+    cells: Sequence[Cell],
+    load: Load,
+    rounds: int,
+    report: Callable[[Measurement], None],
+    keep: Callable[[list[Measurement]], None],
 ) -> list[Measurement]:
-    """Every cell on both servers back to back, in every round; who goes first alternates. Only ours is clustered."""
+    """Every cell on both servers back to back, in every round; who goes first alternates. Only ours is clustered.
+
+    `keep` is given all that was measured after each round: what a run that is ended early leaves behind.
+    """
     rates: dict[tuple[str, str], float] = {}
     found = []
     for round_number in range(1, rounds + 1):
@@ -73,6 +82,7 @@ def measure(
                 measured = run(server, Cell(cell.command, cell.pipeline, clustered), load, round_number, rates)
                 found.append(Measurement(**{**asdict(measured), "cell": cell.name}))
                 report(found[-1])
+        keep(found)
     return found
 
 

@@ -79,7 +79,10 @@ def print_facts(console: Console, facts: dict[str, Any]) -> None:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=1) + "\n")
+    """Whole or not at all: a bench may be killed while it writes what it has so far."""
+    half = path.with_name(path.name + ".half")
+    half.write_text(json.dumps(content, indent=1) + "\n")
+    half.replace(path)
 
 
 def plot_ratios(path: Path, rows: list[Row], found: list[Measurement], node: str) -> None:
