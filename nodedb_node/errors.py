@@ -1,7 +1,8 @@
 """Everything that can go wrong, by kind, and the one table from kind to what a client or a shell sees.
 
 Invariant: an error text says what happened and what to do next, and its first word tells a client whether to retry.
-Errors of commands that Redis has too keep Redis's words. Programmer errors are assertions, not kinds of this file.
+Errors of commands that Redis has too keep Redis's words; those that only one command has are beside it. Programmer
+errors are assertions, not kinds of this file.
 """
 
 from enum import Enum
@@ -20,10 +21,7 @@ class Kind(Enum):
     CROSSSLOT = "CROSSSLOT Keys in request don't hash to the same slot"
     MAXCLIENTS = "ERR max number of clients reached"
     KEY_TOO_LONG = "ERR key is longer than {bytes_max} bytes"
-    WRONGTYPE = "WRONGTYPE Operation against a key holding the wrong kind of value"
     SYNTAX = "ERR syntax error"
-    NOT_AN_INTEGER = "ERR value is not an integer or out of range"
-    UNKNOWN_SUBCOMMAND = "ERR unknown subcommand '{name}'. Try {command} HELP."
     WRONG_ARITY = "ERR wrong number of arguments for '{name}' command"
     NOPROTO = "NOPROTO unsupported protocol version"
     INTERNAL = "ERR internal error: {what}"

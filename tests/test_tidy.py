@@ -286,6 +286,15 @@ def test_every_counter_has_a_producer() -> None:
     assert not set(missing) - UNPRODUCED_COUNTERS
 
 
+def test_every_kind_of_error_is_given() -> None:
+    from nodedb_node.errors import Kind
+
+    texts = [path.read_text() for name, path in modules().items() if name != "nodedb_node.errors"]
+    texts += [path.read_text() for path in (ROOT / "csrc").glob("[!_]*.c")]
+    unused = [kind.name for kind in Kind if not any(re.search(rf'Kind\.{kind.name}\b|"{kind.name} ', t) for t in texts)]
+    assert not unused
+
+
 def test_no_foreign_words() -> None:
     bad = [
         f"{place(path)}:{number}: {line.strip()[:80]}"

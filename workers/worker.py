@@ -169,6 +169,8 @@ class Worker:
         self.shm.ready(boot.process, [boot.ports.clients, boot.ports.workers[boot.worker], 0, 0])
         ring_all(boot.bell_fds)
         child.ready(boot)
+        wal = self.log.stats()
+        log.info("worker serves", port=boot.ports.workers[boot.worker], wal=wal.backend, direct=wal.direct)
         gc.collect()
         gc.freeze()
         self.loop.call_later(LANE_TICK_S, self._lane_tick)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from nodedb_node.admin import registry
+from nodedb_node.errors import RETRYABLE, Kind
 from tools.docs import alerts, metrics
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -70,3 +71,17 @@ def test_a_part_that_is_claimed_names_its_proof() -> None:
         cells = [cell.strip() for cell in line.strip("| ").split(" | ")]
         if len(cells) == 7 and cells[0].isdecimal() and cells[4] != "planned":
             assert cells[6] != "-", line
+
+
+def test_the_table_of_errors_is_that_of_the_code() -> None:
+    """What operations.md tells to send again is what errors.py calls retryable."""
+    text = (DOCS / "operations.md").read_text().partition("## What clients are told")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| `-([A-Z]+)[^|]*\|[^|]*\| (yes|no)", text, re.MULTILINE)
+    told = {word: again == "yes" for word, again in rows}
+    table = {kind.name: kind in RETRYABLE for kind in Kind if kind.value.startswith(kind.name)}
+    assert told == {name: again for name, again in table.items() if name != "NOPROTO"}
+
+
+def test_a_fault_has_one_id() -> None:
+    ids = re.findall(r"^\| ([A-Z]\d+[a-z]?) \|", (DOCS / "faults.md").read_text(), re.MULTILINE)
+    assert len(ids) > 50 and sorted(set(ids)) == sorted(ids)

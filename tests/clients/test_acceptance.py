@@ -6,6 +6,7 @@ from __future__ import annotations
 import csv
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import redis
@@ -102,6 +103,17 @@ def test_redis_py_cluster(node: Node) -> None:
             assert [link.get(f"cluster:{number}") for number in range(100)] == [str(number) for number in range(100)]
             assert link.mset_nonatomic({"x": 1, "y": 2}) and link.mget_nonatomic("x", "y") == ["1", "2"]
             assert link.mset({"{t}a": 1, "{t}b": 2}) and link.mget("{t}a", "{t}b") == ["1", "2"]
+
+
+def test_redis_py_cluster_of_a_single_worker(tmp_path: Path) -> None:
+    """What a machine of two cores has by default."""
+    with Node(tmp_path) as single:
+        single.start()
+        for first in (single.port, *single.worker_ports):
+            with RedisCluster(host="127.0.0.1", port=first, decode_responses=True) as link:
+                assert [one.port for one in link.get_primaries()] == single.worker_ports
+                assert link.set("key", first) and link.get("key") == str(first)
+                assert link.dbsize() == 1 and list(link.scan_iter()) == ["key"]
 
 
 @pytest.mark.parametrize("pipeline", [1, 32])

@@ -5,6 +5,7 @@ Invariant: a refused password leaves the connection as it was. Pure but for what
 
 from collections.abc import Awaitable, Callable
 
+from nodedb_node.errors import Kind
 from workers.acl.access import Denied
 from workers.acl.user import DEFAULT
 from workers.frontend import resp
@@ -25,7 +26,7 @@ FIRST = (
 
 async def auth(ctx: Context, argv: list[bytes]) -> bytes:
     if len(argv) > 3:
-        return resp.error("ERR syntax error")
+        return resp.error(Kind.SYNTAX.value)
     name, password = (DEFAULT, argv[1]) if len(argv) == 2 else (argv[1], argv[2])
     default = ctx.access.find(DEFAULT)
     if len(argv) == 2 and default is not None and default.user.nopass:
@@ -45,7 +46,7 @@ async def hello(ctx: Context, argv: list[bytes]) -> bytes:
         if asked is None:
             return resp.error("ERR Protocol version is not an integer or out of range")
         if asked not in (2, 3):
-            return resp.error("NOPROTO unsupported protocol version")
+            return resp.error(Kind.NOPROTO.value)
         version = asked
         rest = rest[1:]
     while rest:

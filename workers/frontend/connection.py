@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from nodedb_node.errors import Kind
 from workers.frontend import resp
 from workers.frontend.context import Context
 
@@ -73,7 +74,7 @@ def client_setinfo(ctx: Context, argv: list[bytes]) -> bytes:
 
 def client_on_off(ctx: Context, argv: list[bytes]) -> bytes:
     """NO-EVICT and NO-TOUCH: no client is evicted here, and idle times are coarse."""
-    return resp.OK if argv[2].lower() in (b"on", b"off") else resp.error("ERR syntax error")
+    return resp.OK if argv[2].lower() in (b"on", b"off") else resp.error(Kind.SYNTAX.value)
 
 
 def client_info(ctx: Context, argv: list[bytes]) -> bytes:

@@ -9,6 +9,7 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable
 
+from nodedb_node.errors import Kind
 from nodedb_node.routing.places import VSHARDS, vshards_of_group, worker_of_group, worker_of_vshard
 from nodedb_node.routing.table import SLOTS, vshard_of_slot
 from workers.frontend import resp
@@ -55,7 +56,7 @@ async def randomkey(ctx: Context, argv: list[bytes]) -> bytes:
 
 async def flushall(ctx: Context, argv: list[bytes]) -> bytes:
     if len(argv) > 2 or (len(argv) == 2 and argv[1].lower() not in (b"sync", b"async")):
-        return resp.error("ERR syntax error")
+        return resp.error(Kind.SYNTAX.value)
     jobs = []
     for group in range(ctx.groups):
         worker = worker_of_group(group, ctx.groups, ctx.workers)

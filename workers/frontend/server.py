@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from typing import cast
 
+from nodedb_node.errors import Kind
 from nodedb_node.native.kernels import slot_of_key
 from nodedb_node.routing import view
 from workers.commands import table
@@ -29,13 +30,13 @@ def command_list(ctx: Context, argv: list[bytes]) -> bytes:
     if len(argv) == 2:
         return resp.encode(names, ctx.resp)
     if len(argv) != 5 or argv[2].lower() != b"filterby":
-        return resp.error("ERR syntax error")
+        return resp.error(Kind.SYNTAX.value)
     kind, value = argv[3].lower(), argv[4].decode("latin-1").lower()
     if kind == b"pattern":
         return resp.encode([name for name in names if fnmatch.fnmatchcase(str(name), value)], ctx.resp)
     if kind == b"aclcat":
         return resp.encode([row.name for row in table.public_rows() if f"@{value}" in row.categories], ctx.resp)
-    return resp.encode([], ctx.resp) if kind == b"module" else resp.error("ERR syntax error")
+    return resp.encode([], ctx.resp) if kind == b"module" else resp.error(Kind.SYNTAX.value)
 
 
 def command_info(ctx: Context, argv: list[bytes]) -> bytes:
