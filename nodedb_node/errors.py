@@ -7,6 +7,11 @@ errors are assertions, not kinds of this file.
 
 from enum import Enum
 
+import msgspec
+
+# All that msgspec raises for bytes that it cannot read: also words that are not UTF-8, and nesting without end.
+UNREADABLE: tuple[type[Exception], ...] = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
 
 class Kind(Enum):
     """Kinds of refusal a client can meet; the value is the RESP error text, with fields to fill in."""

@@ -20,7 +20,7 @@ from nodedb_node.admin.status import Document, Lane, Process, Worker
 from nodedb_node.admin.token import NAME, read
 from nodedb_node.cli.load import load_config
 from nodedb_node.config import Config
-from nodedb_node.errors import Exit, StartError
+from nodedb_node.errors import UNREADABLE, Exit, StartError
 from nodedb_node.transport.lane import LaneStatus
 
 ANSWER_SECONDS = 5
@@ -48,7 +48,7 @@ def command(
         return Exit.OK.value
     try:
         document = msgspec.json.decode(raw, type=Document)
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         line = f"{host}:{port} answers, but not with a status this version knows ({error}); try --json"
         raise StartError(Exit.UNAVAILABLE, line) from error
     for line in (*lines(document), *(group_lines(document) if groups else ())):

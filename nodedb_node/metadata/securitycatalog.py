@@ -20,7 +20,7 @@ from collections.abc import Sequence
 import lmdb
 import msgspec
 
-from nodedb_node.errors import Exit, StartError
+from nodedb_node.errors import UNREADABLE, Exit, StartError
 from nodedb_node.metadata.security import (
     EMPTY,
     AuthorityRow,
@@ -95,7 +95,7 @@ class CatalogSecurity:
                 found = {bytes(key): bytes(row) for key, row in cursor}
             try:
                 self._read = state(found)
-            except msgspec.DecodeError as error:
+            except UNREADABLE as error:
                 line = f"the catalog's certificates are damaged ({error}); restore the whole directory from a backup"
                 raise StartError(Exit.DATA, line) from error
         return self._read

@@ -6,6 +6,7 @@ joint configuration, one that does not is a single step. Which replica holds whi
 
 import msgspec
 
+from nodedb_node.errors import UNREADABLE
 from nodedb_node.ids import NodeNumber
 from nodedb_node.raft.messages import ConfigChange, Configuration, LogIndex, Member, ReplicaId
 
@@ -24,7 +25,7 @@ def decode(data: bytes) -> Configuration | None:
     """None: these bytes are not a configuration, or one that breaks the rules."""
     try:
         configuration = _decoder.decode(data)
-    except (msgspec.DecodeError, TypeError):
+    except UNREADABLE:
         return None
     return None if fault(configuration) else configuration
 

@@ -32,7 +32,7 @@ def encode(envelope: Envelope) -> bytes:
 
 
 def decode(body: bytes) -> Envelope:
-    """The envelope; msgspec.DecodeError otherwise."""
+    """The envelope; one of errors.UNREADABLE otherwise."""
     return _decoder.decode(body)
 
 

@@ -12,6 +12,7 @@ from enum import IntEnum
 import msgspec
 from msgspec import Struct
 
+from nodedb_node.errors import UNREADABLE
 from nodedb_node.ids import ClusterId, NodeId, Process
 
 MAGIC = b"ndb\x00lane"
@@ -123,7 +124,7 @@ def decode_hello(body: bytes) -> Hello | Refusal:
     """A greeting whose form is right, or the refusal it deserves."""
     try:
         hello = _hello.decode(body)
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         return Refusal(Why.GARBLED, f"not a greeting: {error}"[:TEXT_MAX])
     if hello.magic != MAGIC:
         return Refusal(Why.GARBLED, "not a greeting of this protocol")

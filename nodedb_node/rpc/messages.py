@@ -14,6 +14,7 @@ from typing import TypeVar
 import msgspec
 from msgspec import Struct
 
+from nodedb_node.errors import UNREADABLE
 from nodedb_node.native.frame import BadBytes
 from nodedb_node.rpc.envelope import Envelope
 from nodedb_node.rpc.hello import Hello
@@ -107,7 +108,7 @@ def decode_abort(raw: bytes) -> BulkAbort:
 def _decode(decoder: msgspec.msgpack.Decoder[Body], raw: bytes) -> Body:
     try:
         return decoder.decode(raw)
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         raise BadBytes(str(error)) from error
 
 

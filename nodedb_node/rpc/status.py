@@ -9,6 +9,7 @@ from __future__ import annotations
 import msgspec
 from msgspec import Struct
 
+from nodedb_node.errors import UNREADABLE
 from nodedb_node.ids import NodeId
 
 
@@ -85,5 +86,5 @@ def decode(body: bytes) -> AnyStatus:
     """The status; one that this version does not know, or garbled, is Internal: the call failed, we cannot say how."""
     try:
         return _decoder.decode(body)
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         return Internal(f"a status this version cannot read: {error}"[:TEXT_MAX])

@@ -15,7 +15,7 @@ from typing import TypeVar
 import msgspec
 from msgspec import Struct
 
-from nodedb_node.errors import Exit, StartError
+from nodedb_node.errors import UNREADABLE, Exit, StartError
 
 FORMAT = 1
 GROUPS_MIN = 8
@@ -169,7 +169,7 @@ def _contents(path: str, name: str) -> bytes | None:
 def _decoded(path: str, name: str, raw: bytes, kind: type[T]) -> T:
     try:
         return msgspec.json.decode(raw, type=kind)
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         raise StartError(Exit.DATA, f"{path}/{name} is damaged ({error}); restore it from a backup") from error
 
 

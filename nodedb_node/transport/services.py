@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import msgspec
-
+from nodedb_node.errors import UNREADABLE
 from nodedb_node.ids import VShard
 from nodedb_node.rpc import envelope
 from nodedb_node.rpc.envelope import EpochFence
@@ -59,7 +58,7 @@ class Services:
     def _routed(self, arrival: Arrival) -> AnyStatus:
         try:
             request = envelope.decode(arrival.body)
-        except msgspec.DecodeError as error:
+        except UNREADABLE as error:
             return Internal(f"not an envelope: {error}")
         stale = self.fence.judge(request.cluster_epoch)
         if stale is not None:

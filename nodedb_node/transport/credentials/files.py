@@ -24,7 +24,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 from msgspec import Struct
 
-from nodedb_node.errors import Exit, StartError
+from nodedb_node.errors import UNREADABLE, Exit, StartError
 from nodedb_node.ids import ClusterId, NodeId
 from nodedb_node.supervisor.datadir import replace_file, sync_dir
 from nodedb_node.transport.credentials import trust
@@ -149,7 +149,7 @@ class CredentialFiles:
             return None
         try:
             found = msgspec.json.decode(raw, type=TrustFile)
-        except msgspec.DecodeError as error:
+        except UNREADABLE as error:
             raise self._damaged(TRUST) from error
         if found.format != 1:
             raise StartError(Exit.DATA, f"{self.path}/{TRUST} has format {found.format}; use the version that wrote it")

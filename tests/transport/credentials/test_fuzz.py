@@ -4,10 +4,7 @@ NODEDB_TEST_SEED chooses the mutations, FUZZ_SECONDS how long; by default a fixe
 """
 
 import contextlib
-import os
 import random
-import time
-import warnings
 from collections.abc import Iterator, Sequence
 
 from cryptography import x509
@@ -15,6 +12,7 @@ from cryptography import x509
 from nodedb_node.transport.credentials.authority import RequestError, SigningKey, requested_key
 from nodedb_node.transport.credentials.reasons import Refusal
 from nodedb_node.transport.credentials.verify import Expected, PeerIdentity, verify_peer
+from tests.seeds import rounds
 from tests.transport.credentials.kit import AUTHORITY, BOTH, KEY, NOW_S, leaf, trusting, uri
 
 MUTATIONS = 6_000
@@ -94,20 +92,6 @@ def mutated(random_: random.Random, seeds: Sequence[bytes] = SEEDS) -> bytes:
     return bytes(der)
 
 
-def rounds() -> Iterator[random.Random]:
-    """The source of chance, as often as is asked for; warnings are errors: a peer must not fill our standard error."""
-    seed = int(os.environ.get("NODEDB_TEST_SEED", random.randrange(1 << 32)))
-    print(f"NODEDB_TEST_SEED={seed}")
-    random_ = random.Random(seed)
-    seconds = float(os.environ.get("FUZZ_SECONDS", "0"))
-    deadline, done = time.monotonic() + seconds, 0
-    with warnings.catch_warnings(action="error"):
-        while time.monotonic() < deadline if seconds else done < MUTATIONS:
-            yield random_
-            done += 1
-    print(f"{done} mutations")
-
-
 def signed_part(der: bytes) -> bytes:
     """What the signature covers: libraries overlook how many bits of the signature are said to be unused, for one."""
     return x509.load_der_x509_certificate(der).tbs_certificate_bytes
@@ -116,7 +100,7 @@ def signed_part(der: bytes) -> bytes:
 def test_whatever_the_bytes_there_is_an_answer() -> None:
     trust = trusting()
     issued = {signed_part(der) for der in (*SEEDS, AUTHORITY.der)}
-    for random_ in rounds():
+    for random_ in rounds(MUTATIONS):
         der = mutated(random_)
         chain = [der] if random_.random() < 0.9 else [leaf(), der]
         found = verify_peer(chain, trust, NOW_S, Expected(unknown=True))
@@ -128,7 +112,7 @@ def test_whatever_the_bytes_there_is_an_answer() -> None:
 def test_whatever_the_request_there_is_a_proven_key_or_a_refusal() -> None:
     good = [KEY.request("node"), SigningKey.make().request("x" * 60)]
     keys = [requested_key(der).public_numbers() for der in good]
-    for random_ in rounds():
+    for random_ in rounds(MUTATIONS):
         der = mutated(random_, good)
         with contextlib.suppress(RequestError):
             assert requested_key(der).public_numbers() in keys, "a key that nobody proved to hold"
