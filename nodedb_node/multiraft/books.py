@@ -43,6 +43,7 @@ class Carried(msgspec.Struct, frozen=True, array_like=True):
     vote_replica: int = 0
     config_index: int = 0
     configuration: bytes = b""
+    installed: bool = False  # by a snapshot: the log may not know of it
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -111,6 +112,21 @@ def beginning(group: int, carried: Carried, applied: int, applied_term: int) -> 
         *mark,
         _hard_state(group, max(carried.term, applied_term), carried.vote, carried.vote_replica),
     ]
+
+
+def behind_install(group: int, log: Book, applied: int, applied_term: int, carried: bytes) -> list[wal.Record]:
+    """What a log lacks whose process died between a snapshot's install and its Reset: the store holds the group up to
+    applied, and says that a snapshot brought it there; nothing if the log agrees. The snapshot was of committed
+    entries: of the log only what stands behind the same entry can be of their history."""
+    if not carried or not (row := _decode(carried)).installed:
+        return []
+    book = log.group(group)
+    if not book.known or applied <= book.compact_index:
+        return []
+    keep = book.first <= applied <= book.last and log.entry(group, applied).term == applied_term
+    if keep:
+        return []  # the entries are there, and a checkpoint is nothing else
+    return written(group, Reset(applied, applied_term, False, row.config_index, row.configuration))
 
 
 def tombstone(group: int, replica: ReplicaId) -> wal.Record:

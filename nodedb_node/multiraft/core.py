@@ -28,6 +28,11 @@ from nodedb_node.multiraft.messages import (
     Reason,
     Turn,
 )
+from nodedb_node.multiraft.snapshot import messages as snapshot
+from nodedb_node.multiraft.snapshot.limits import SnapshotLimits
+from nodedb_node.multiraft.snapshot.messages import Manifest
+from nodedb_node.multiraft.snapshot.work import Work
+from nodedb_node.multiraft.transfers import Transfers
 from nodedb_node.multiraft.watchers import Watchers
 from nodedb_node.raft.core import Raft
 from nodedb_node.raft.messages import (
@@ -47,6 +52,7 @@ from nodedb_node.raft.messages import (
     Rng,
     Role,
     RoleChanged,
+    SnapshotOffered,
     Term,
 )
 from nodedb_node.raft.state import NEVER
@@ -61,6 +67,7 @@ class MultiConfig(msgspec.Struct, frozen=True, gc=False):
     generation: int
     silence_us: Micros = 500_000  # without a heartbeat for so long a lane is lost
     groups_per_turn: int = 256
+    snapshots: SnapshotLimits = SnapshotLimits()
 
     def __post_init__(self) -> None:
         assert self.generation > 0 and self.groups_per_turn > 0
@@ -122,6 +129,8 @@ class MultiRaft:
         self._flying: deque[tuple[int, list[tuple[Raft, int]]]] = deque()  # turns not durable: replicas, Ready numbers
         self._lane_messages: dict[NodeNumber, list[LaneMessage]] = {}
         self._waits: list[tuple[Any, Outcome]] = []
+        self._late: list[tuple[GroupId, LogIndex, LogIndex]] = []  # committed while an install was out
+        self._transfers = Transfers(config.snapshots, config.generation, self._rafts, self._touch, now_us)
         self.watchers = Watchers()
         for group, (replica, row) in restored.items():
             self.add_group(group, replica, row, now_us)
@@ -140,11 +149,13 @@ class MultiRaft:
         self._lanes_changed(group)
         self._arm(group, raft)
 
-    def remove_group(self, group: GroupId) -> None:
+    def remove_group(self, now_us: Micros, group: GroupId) -> None:
         """The replica is gone from here; its owner has written the tombstone."""
+        self._transfers.drop_group(now_us, group)
         del self._rafts[group], self._terms[group]
         for rows in (self._busy, self._due):
             rows.pop(group, None)
+        self._late = [row for row in self._late if row[0] != group]
         self._waiting.discard(group)
         for lane in self._out.values():
             lane.drop(group)
@@ -210,6 +221,49 @@ class MultiRaft:
             else:
                 mark("multi-no-such-group")
 
+    def step_bulk(self, now_us: Micros, peer: NodeNumber, messages: Sequence[snapshot.Message]) -> None:
+        """Messages of the bulk lane to peer: of snapshots."""
+        for message in messages:
+            raft = self._rafts.get(GroupId(message.group))
+            if raft is None or raft.halted:
+                mark("multi-transfer-of-no-group")
+            else:
+                self._transfers.message(now_us, peer, raft, message)
+
+    # ---- answers to the turn's work ----
+
+    def snapshot_found(self, now_us: Micros, manifest: Manifest, chunks: int) -> None:
+        """At the start: a partial snapshot on the disk, its first chunks checked."""
+        self._transfers.restore(now_us, manifest, chunks)
+
+    def snapshot_cut(self, now_us: Micros, group: GroupId, made: Manifest | None) -> None:
+        """Cut is done, the manifest without configuration; None: it failed."""
+        self._transfers.cut(now_us, group, made)
+
+    def snapshot_read(self, now_us: Micros, transfer: int, number: int, data: bytes | None) -> None:
+        """Read is done; None: the disk failed."""
+        self._transfers.read(now_us, transfer, number, data)
+
+    def snapshot_written(self, now_us: Micros, manifest: Manifest, number: int) -> None:
+        self._transfers.written(now_us, manifest, number)
+
+    def snapshot_not_written(self, now_us: Micros, manifest: Manifest, reason: snapshot.Reason) -> None:
+        """Begin or Write failed: NO_SPACE or FAILED."""
+        self._transfers.write_failed(now_us, manifest, reason)
+
+    def snapshot_installed(self, now_us: Micros, manifest: Manifest) -> None:
+        """Install is done, durably."""
+        group = GroupId(manifest.group)
+        if group in self._transfers.installing:
+            self._late += self._transfers.installed(now_us, manifest)
+            self._waits += self.watchers.applied(group, manifest.index)
+
+    def snapshot_not_installed(self, now_us: Micros, manifest: Manifest, reason: snapshot.Reason) -> None:
+        """Install failed: CORRUPT, NO_SPACE or FAILED."""
+        self._late += self._transfers.install_failed(now_us, manifest, reason)
+
+    # ---- durability ----
+
     def persisted(self, now_us: Micros, number: int) -> None:
         """Turn `number` and all before it are durable."""
         assert self._durable <= number <= self._number
@@ -260,6 +314,7 @@ class MultiRaft:
         lane.peer_generation = max(lane.peer_generation, generation)
         if restarted:
             self._peer_restarted(now_us, peer)
+        self._transfers.peer_up(now_us, peer)
         if before is None:
             for group in list(lane.set):
                 self._rafts[group].reachable(now_us, peer)
@@ -286,9 +341,9 @@ class MultiRaft:
         for lane in self._in.values():
             if not lane.lost and lane.heard_us + self.config.silence_us < due_us:
                 due_us = lane.heard_us + self.config.silence_us
-        wait_us = self.watchers.next_deadline_us()
-        if wait_us is not None and wait_us < due_us:
-            due_us = wait_us
+        for wait_us in (self.watchers.next_deadline_us(), self._transfers.next_deadline_us()):
+            if wait_us is not None and wait_us < due_us:
+                due_us = wait_us
         return None if due_us == NEVER else due_us
 
     def _has_to_beat(self) -> bool:
@@ -306,6 +361,7 @@ class MultiRaft:
                 mark("multi-lane-silent")
                 self._lane_lost(now_us, lane)
         self._waits += self.watchers.tick(now_us)
+        self._transfers.tick(now_us)
         self._drop_stale_deadlines()
         while self._deadlines and self._deadlines[0][0] <= now_us:
             _, group = heappop(self._deadlines)
@@ -325,10 +381,12 @@ class MultiRaft:
         """What all groups have to hand out; None = nothing. Call again: a crowd of busy groups takes several turns."""
         if self._beat_now:
             self._beat(now_us)
-        if not (self._busy or self._lane_messages or self._waits):
+        if not (self._busy or self._lane_messages or self._waits or self._transfers.changed):
             return None
         out = _Gathered(self._lane_messages)
         self._lane_messages = {}
+        if self._transfers.changed:
+            self._take_transfers(now_us, out)
         busy, self._busy = self._busy, {}
         if len(busy) > self.config.groups_per_turn:
             mark("multi-crowded-turn")
@@ -340,45 +398,56 @@ class MultiRaft:
             raft = rafts[group]
             ready = raft.take_ready()
             if ready is not None:
-                self._gather(out, group, raft, ready)
+                self._gather(now_us, out, group, raft, ready)
             if raft.term != terms[group]:
                 self._lanes_changed(group)
             self._arm(group, raft)
         waits, self._waits = self._waits, []
-        if not (out.readies or out.free or waits):
+        if not (out.readies or out.free or waits or out.bulk or out.work or out.committed):
             return None
         self._number += 1
         self._flying.append((self._number, out.readies))
-        lists = (out.records, out.free, out.after, out.committed, out.reads, out.failures, out.snapshots, out.events)
-        return Turn(self._number, *lists, waits)
+        lists = (out.records, out.free, out.after, out.committed, out.reads, out.failures)
+        return Turn(self._number, *lists, out.bulk, out.work, out.events, waits)
 
-    def _gather(self, out: "_Gathered", group: GroupId, raft: Raft, ready: Ready) -> None:
+    def _take_transfers(self, now_us: Micros, out: "_Gathered") -> None:
+        out.work = self._transfers.take(now_us, out.bulk)
+        out.committed, self._late = self._late, []
+
+    def _gather(self, now_us: Micros, out: "_Gathered", group: GroupId, raft: Raft, ready: Ready) -> None:
         out.readies.append((raft, ready.number))
         for record in ready.records:
             out.records.append(GroupRecord(group, record))
         if ready.committed is not None:
-            out.committed.append((group, *ready.committed))
+            committed = (group, *ready.committed)
+            if not self._transfers.installing or not self._transfers.hold(committed):
+                out.committed.append(committed)
         for message in ready.free:
             out.free.setdefault(message.receiver, []).append(message)
         for message in ready.after:
             out.after.setdefault(message.receiver, []).append(message)
         for event in ready.events:
-            self._note(group, event)
+            self._note(now_us, group, event)
             out.events.append((group, event))
         if ready.read_states or ready.read_failures or ready.snapshots or ready.want_heartbeat:
-            self._gather_rare(out, group, ready)
+            self._gather_rare(now_us, out, raft, ready)
 
-    def _gather_rare(self, out: "_Gathered", group: GroupId, ready: Ready) -> None:
+    def _gather_rare(self, now_us: Micros, out: "_Gathered", raft: Raft, ready: Ready) -> None:
+        group = raft.group
         out.reads += [(group, state) for state in ready.read_states]
         out.failures += [(group, failure) for failure in ready.read_failures]
-        out.snapshots += [(group, wanted) for wanted in ready.snapshots]
+        for wanted in ready.snapshots:
+            self._transfers.wanted(now_us, raft, wanted.node)
         if ready.want_heartbeat:
             self._waiting.add(group)
             self._beat_now = True
 
-    def _note(self, group: GroupId, event: Event) -> None:
+    def _note(self, now_us: Micros, group: GroupId, event: Event) -> None:
         if isinstance(event, RoleChanged | ConfigurationChanged):
             self._led(group)
+            self._transfers.led(now_us, self._rafts[group])
+        elif isinstance(event, SnapshotOffered):
+            self._transfers.announced(event.offer)
         elif isinstance(event, QuarantineChanged):
             self._lanes_changed(group)
 
@@ -525,7 +594,7 @@ class MultiRaft:
 class _Gathered:
     """A turn while it gathers."""
 
-    __slots__ = ("after", "committed", "events", "failures", "free", "readies", "reads", "records", "snapshots")
+    __slots__ = ("after", "bulk", "committed", "events", "failures", "free", "readies", "reads", "records", "work")
 
     def __init__(self, free: dict[NodeNumber, list[LaneMessage]]) -> None:
         self.free = free
@@ -535,5 +604,6 @@ class _Gathered:
         self.committed: list[tuple[GroupId, LogIndex, LogIndex]] = []
         self.reads: list[Any] = []
         self.failures: list[Any] = []
-        self.snapshots: list[Any] = []
+        self.bulk: dict[NodeNumber, list[snapshot.Message]] = {}
+        self.work: list[Work] = []
         self.events: list[tuple[GroupId, Event]] = []

@@ -171,7 +171,7 @@ class RaftLog:
         commits, number = 0, self._turn
         while (turn := self._multi.take_turn(now_us)) is not None:
             self._turn = turn.number
-            assert not turn.free and not turn.after, "a sole voter has nobody to talk to"
+            assert not (turn.free or turn.after or turn.bulk or turn.work), "a sole voter has nobody to talk to"
             if turn.records:
                 self._waiting.append(self._rows(turn, own))
             for group, first, last in turn.committed:

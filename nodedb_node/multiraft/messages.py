@@ -11,6 +11,8 @@ from typing import Any, TypeAlias
 import msgspec
 
 from nodedb_node.ids import GroupId, NodeNumber
+from nodedb_node.multiraft.snapshot import messages as snapshot
+from nodedb_node.multiraft.snapshot.work import Work
 from nodedb_node.raft.messages import (
     Event,
     LogIndex,
@@ -20,7 +22,6 @@ from nodedb_node.raft.messages import (
     ReadState,
     Record,
     Role,
-    SnapshotWanted,
     Term,
 )
 
@@ -87,7 +88,8 @@ class Turn(msgspec.Struct, frozen=True, gc=False):
     """One turn's outputs of all groups.
 
     Persist `records` in this order, in one append; send `free` at once and `after` when this turn is durable, each
-    peer's messages as one frame. A turn without records is durable when the one before it is.
+    peer's messages as one frame. A turn without records is durable when the one before it is. `bulk` goes out on the
+    bulk lanes, in any order with the rest; `work` is what snapshots want of disk and store (snapshot/work.py).
     """
 
     number: int
@@ -97,7 +99,8 @@ class Turn(msgspec.Struct, frozen=True, gc=False):
     committed: Sequence[tuple[GroupId, LogIndex, LogIndex]]
     reads: Sequence[tuple[GroupId, ReadState]]
     read_failures: Sequence[tuple[GroupId, ReadFailure]]
-    snapshots: Sequence[tuple[GroupId, SnapshotWanted]]
+    bulk: dict[NodeNumber, list[snapshot.Message]]
+    work: Sequence[Work]
     events: Sequence[tuple[GroupId, Event]]
     waits: Sequence[tuple[Any, Outcome]]  # by what was given to wait()
 

@@ -115,6 +115,7 @@ def _open(
     io = _continue(recovered, config, again, sync_us)
     try:
         book = recovered.book
+        _finish_installs(book, io, held, recovered.source.path)
         recovery.replay(recovered, {group: row.index for group, row in held.items()}, apply)
         replayed = sum(_data_entries(book, group, row.index) for group, row in held.items())
         _begin(book, io, held, config, recovered.source.path)
@@ -132,7 +133,8 @@ def _open(
 def _check(recovered: Recovered, group: int, held: Held) -> None:
     """The log against what the checkpoint holds."""
     book, index, path = recovered.book.group(group), held.index, recovered.source.path
-    if recovered.sequence and (book.last < index or book.compact_index > index):
+    installed = bool(books.behind_install(group, recovered.book, index, held.term, held.carried))
+    if not installed and recovered.sequence and (book.last < index or book.compact_index > index):
         end = max(book.last, book.compact_index)
         raise LogDamaged(path, 0, f"group {group} ends at entry {end}, the checkpoint holds {index}: files are missing")
     if book.last >= book.first > index + 1:
@@ -190,6 +192,16 @@ def _note(book: Book, io: Io, records: list[Record]) -> None:
     array, keep = wal.records_array(records)
     book.write(array, len(records), io.segment(), io.append_off(), wal.group_array())
     del keep
+
+
+def _finish_installs(book: Book, io: Io, held: Mapping[int, Held], path: str) -> None:
+    """Groups whose last life ended when the store had a snapshot, and the log did not say so yet."""
+    records: list[Record] = []
+    for group, row in held.items():
+        records += books.behind_install(group, book, row.index, row.term, row.carried)
+    if records:
+        _append(io, records, path)
+        _note(book, io, records)
 
 
 def _begin(book: Book, io: Io, held: Mapping[int, Held], config: LogConfig, path: str) -> None:

@@ -33,8 +33,8 @@ class Machine:
         self.groups[group] = self.multi.raft(group)  # type: ignore[arg-type]
         self.core(group)
 
-    def remove_group(self, group: int) -> None:
-        self.multi.remove_group(group)  # type: ignore[arg-type]
+    def remove_group(self, now_us: int, group: int) -> None:
+        self.multi.remove_group(now_us, group)  # type: ignore[arg-type]
         del self.groups[group]
 
     def core(self, group: int) -> Raft:

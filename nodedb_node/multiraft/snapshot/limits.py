@@ -14,6 +14,7 @@ class SnapshotLimits(NamedTuple):
     window_chunks: int = 8  # in flight per transfer: 2 MiB unacknowledged
     size_bytes_max: int = 1 << 40
     outgoing_max: int = 2  # transfers at a time; others wait their turn
+    per_peer_max: int = 1  # of these to one peer
     waiting_max: int = 1024
     incoming_max: int = 4
     rate_bytes_per_s: int = 64 << 20  # of all outgoing transfers together
@@ -25,10 +26,11 @@ class SnapshotLimits(NamedTuple):
     quarantine_us: int = 60 * SECOND_US
     quarantine_rows_max: int = 256
     retry_us: int = SECOND_US
+    kept_us: int = 30 * SECOND_US  # a cut that nobody needs at the moment stays so long for the next who does
 
     def check(self) -> None:
         assert 0 < self.chunk_bytes <= self.chunk_bytes_max
-        assert self.window_chunks > 0
+        assert self.window_chunks > 0 and 0 < self.per_peer_max <= self.outgoing_max
         assert self.rate_bytes_per_s >= self.chunk_bytes, "a chunk must fit in a second's tokens"
         assert self.idle_us > self.stall_us * self.offers_max, "a partial outlives its sender's patience"
 

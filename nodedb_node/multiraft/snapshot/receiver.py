@@ -118,7 +118,6 @@ class SnapshotReceiver:
         row = _Incoming(manifest, now_us)
         row.next = chunks_written
         self._incoming[manifest.group] = row
-        self._install_if_whole(row)
 
     # ---- messages ----
 
@@ -149,6 +148,7 @@ class SnapshotReceiver:
             self._outputs.append(Begin(offer.manifest))
         row.peer, row.transfer, row.term, row.touched_us = peer, offer.transfer, offer.term, now_us
         self._outputs.append(Send(peer, Accept(offer.group, offer.term, offer.transfer, row.next)))
+        self._install_if_whole(row)
 
     def _judge(self, now_us: int, peer: int, offer: Offer) -> Reason | None:
         """Why not, or None."""
@@ -255,6 +255,11 @@ class SnapshotReceiver:
             row.again.clear()
         return outputs
 
+    def manifest(self, group: int) -> Manifest | None:
+        """Of the group's transfer."""
+        row = self._incoming.get(group)
+        return row.manifest if row else None
+
     def progress(self) -> list[Progress]:
         return [
             Progress(group, row.peer, row.manifest.chunks, row.next + len(row.written), row.installing)
@@ -268,7 +273,8 @@ class SnapshotReceiver:
         return row if row is not None and row.manifest == manifest else None
 
     def _install_if_whole(self, row: _Incoming) -> None:
-        if row.next == row.manifest.chunks and not row.installing:
+        """Never of what nobody offers: a restart finds bytes whose leader may be none any more."""
+        if row.next == row.manifest.chunks and row.transfer and not row.installing:
             row.installing = True
             self._outputs.append(Install(row.manifest))
 

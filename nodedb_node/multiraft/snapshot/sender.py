@@ -9,6 +9,7 @@ the transfer was started, and at most window_chunks of a transfer are being read
 from collections import deque
 from typing import NamedTuple
 
+from nodedb_node.ids import NodeNumber
 from nodedb_node.multiraft.snapshot.limits import SnapshotLimits, Throttle
 from nodedb_node.multiraft.snapshot.messages import (
     Accept,
@@ -40,6 +41,7 @@ class Read(NamedTuple):
 class Finished(NamedTuple):
     """reason None: the peer has installed it. Otherwise the peer needs another try, at retry_us at the earliest."""
 
+    transfer: int
     peer: int
     manifest: Manifest
     reason: Reason | None
@@ -66,7 +68,7 @@ class _Transfer:
 
 
 class SnapshotSender:
-    """Transfers in order of their start, outgoing_max at a time."""
+    """Transfers in order of their start, outgoing_max at a time, per_peer_max of them to one peer."""
 
     def __init__(self, limits: SnapshotLimits, first_transfer: int, now_us: int) -> None:
         """first_transfer: from the process's generation, so that no two lives of it use the same numbers."""
@@ -81,15 +83,30 @@ class SnapshotSender:
 
     # ---- what the caller wants ----
 
-    def start(self, now_us: int, peer: int, term: int, manifest: Manifest) -> bool:
-        """Begin or queue a transfer; False: too many wait. One per (group, peer): the caller knows."""
+    def start(self, now_us: int, peer: int, term: int, manifest: Manifest) -> int | None:
+        """Begin or queue a transfer: its number; None: too many wait. One per (group, peer): the caller knows."""
         assert self.find(peer, manifest.group) is None, "one transfer per group and peer"
         if len(self._waiting) >= self._limits.waiting_max:
-            return False
-        self._waiting.append(_Transfer(self._number, peer, term, manifest))
+            return None
+        number = self._number
+        self._waiting.append(_Transfer(number, peer, term, manifest))
         self._number += 1
         self._admit(now_us)
-        return True
+        return number
+
+    def manifest(self, number: int) -> Manifest | None:
+        """Of a transfer that is under way."""
+        transfer = self._active.get(number)
+        return transfer.manifest if transfer else None
+
+    def of_group(self, group: int) -> list[tuple[NodeNumber, int]]:
+        """(peer, term) of each transfer."""
+        rows = (*self._active.values(), *self._waiting)
+        return [(NodeNumber(row.peer), row.term) for row in rows if row.manifest.group == group]
+
+    def manifests(self) -> set[Manifest]:
+        """Of all transfers: what must still be readable."""
+        return {transfer.manifest for transfer in (*self._active.values(), *self._waiting)}
 
     def find(self, peer: int, group: int) -> Manifest | None:
         """What is being sent, or waits to be."""
@@ -177,10 +194,13 @@ class SnapshotSender:
     # ---- transitions ----
 
     def _admit(self, now_us: int) -> None:
-        while self._waiting and len(self._active) < self._limits.outgoing_max:
-            transfer = self._waiting.popleft()
-            self._active[transfer.number] = transfer
-            self._offer(now_us, transfer)
+        for transfer in list(self._waiting):
+            if len(self._active) >= self._limits.outgoing_max:
+                return
+            if sum(row.peer == transfer.peer for row in self._active.values()) < self._limits.per_peer_max:
+                self._waiting.remove(transfer)
+                self._active[transfer.number] = transfer
+                self._offer(now_us, transfer)
 
     def _offer(self, now_us: int, transfer: _Transfer) -> None:
         transfer.next = None
@@ -243,7 +263,7 @@ class SnapshotSender:
     def _finish(self, transfer: _Transfer, reason: Reason | None, term: int = 0, retry_us: int = 0) -> None:
         if self._active.pop(transfer.number, None) is None:
             self._waiting.remove(transfer)
-        self._outputs.append(Finished(transfer.peer, transfer.manifest, reason, term, retry_us))
+        self._outputs.append(Finished(transfer.number, transfer.peer, transfer.manifest, reason, term, retry_us))
 
     def _send(self, transfer: _Transfer, message: Message) -> None:
         self._outputs.append(Send(transfer.peer, message))

@@ -26,7 +26,7 @@ def test_a_snapshot_arrives_whole_and_once() -> None:
     link = Link(DATA)
     link.start()
     link.run()
-    assert link.finished == [sender.Finished(2, link.manifest, None, 0, 0)]
+    assert link.finished == [sender.Finished(1000, 2, link.manifest, None, 0, 0)]
     assert link.installed == [link.manifest]
     assert link.sent_chunks == list(range(13)), "each chunk travels once"
     assert link.disk is None, "nothing is left behind"
@@ -271,7 +271,7 @@ def test_a_higher_term_of_the_receiver_reaches_the_caller() -> None:
     sending.start(0, 2, 5, manifest_of(DATA))
     sending.take_outputs()
     sending.on_message(1, 2, Refusal(1, 9, 1, Reason.STALE_TERM))
-    assert sending.take_outputs() == [sender.Finished(2, manifest_of(DATA), Reason.STALE_TERM, 9, 0)]
+    assert sending.take_outputs() == [sender.Finished(1, 2, manifest_of(DATA), Reason.STALE_TERM, 9, 0)]
 
 
 def test_strangers_cannot_steer_a_sender() -> None:

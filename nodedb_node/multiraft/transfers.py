@@ -1,0 +1,350 @@
+"""Snapshots between the processes of all groups: a member's need becomes a cut, a transfer and an install. Pure.
+
+The bytes' way is snapshot/sender.py's and receiver.py's; what Raft is told, and when, is here. Invariants: a transfer
+lives and dies with the term in which it was started, and is taken only where Raft has accepted its offer from the same
+leader; nothing is committed to a group while its install is out, so that an install never meets a newer state; Raft
+hears of an install only when the store holds it durably. No file and no store is touched: Work says what to do.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import msgspec
+
+from nodedb_node.ids import GroupId, NodeNumber
+from nodedb_node.marks import mark
+from nodedb_node.multiraft import books
+from nodedb_node.multiraft.snapshot import receiver, sender
+from nodedb_node.multiraft.snapshot.limits import SnapshotLimits
+from nodedb_node.multiraft.snapshot.messages import Chunk, Manifest, Message, Offer, Reason
+from nodedb_node.multiraft.snapshot.receiver import Discard, SnapshotReceiver
+from nodedb_node.multiraft.snapshot.sender import Finished, Read, SnapshotSender
+from nodedb_node.multiraft.snapshot.work import Cut, Install, Release, Work
+from nodedb_node.raft import configuration as configurations
+from nodedb_node.raft.core import Raft
+from nodedb_node.raft.messages import InstallSnapshot, LogIndex, Micros, Role
+
+GENERATION_BITS = 32  # transfer numbers of one life of a process
+
+
+Committed = tuple[GroupId, LogIndex, LogIndex]
+
+
+class Installing(NamedTuple):
+    """The install of a group that is out, and Raft's offer that it answers."""
+
+    manifest: Manifest
+    offer: InstallSnapshot
+
+
+class Transfers:
+    """Of one process. `raft` is the group's, wherever it is asked for."""
+
+    def __init__(
+        self,
+        limits: SnapshotLimits,
+        generation: int,
+        rafts: Mapping[GroupId, Raft],
+        touch: Callable[[GroupId], None],
+        now_us: Micros,
+    ) -> None:
+        """touch: called with each group whose Raft was told something."""
+        self.changed = False  # something may be there to hand out
+        self.installing: dict[GroupId, Installing] = {}
+        self._limits, self._rafts, self._touch = limits, rafts, touch
+        self._sender = SnapshotSender(limits, (generation << GENERATION_BITS) + 1, now_us)
+        self._receiver = SnapshotReceiver(limits)
+        self._waiting: dict[GroupId, dict[NodeNumber, None]] = {}  # members that wait for a cut that is being made
+        self._cuts: dict[GroupId, Manifest] = {}  # the newest of each group
+        self._old: set[Manifest] = set()  # still read by transfers
+        self._idle: dict[GroupId, Micros] = {}  # cuts that nobody needs now → since when
+        self._not_before: dict[tuple[GroupId, NodeNumber], Micros] = {}  # the member said when to ask again
+        self._announced: dict[GroupId, InstallSnapshot] = {}  # Raft's newest offer to the replica here
+        self._accepted: dict[GroupId, InstallSnapshot] = {}  # the one whose bytes are coming
+        self._held: dict[GroupId, list[Committed]] = {}  # committed meanwhile
+        self._work: list[Work] = []
+
+    # ---- the leader: a member needs a snapshot ----
+
+    def wanted(self, now_us: Micros, raft: Raft, peer: NodeNumber) -> None:
+        self.changed = True
+        self._sender.stop(now_us, raft.group, peer)  # of an earlier wish: where it was is asked anew
+        if now_us < self._not_before.get((raft.group, peer), 0):
+            self._failed(now_us, raft, peer)
+            return
+        manifest = self._cuts.get(raft.group)
+        if raft.group in self._waiting:
+            self._waiting[raft.group][peer] = None
+        elif manifest is not None and _reaches(raft, manifest):
+            mark("multi-snapshot-cut-again-used")
+            self._start(now_us, raft, peer, manifest)
+        else:
+            self._waiting[raft.group] = {peer: None}
+            self._work.append(Cut(raft.group))
+
+    def cut(self, now_us: Micros, group: GroupId, made: Manifest | None) -> None:
+        """The answer to Cut. None: it could not be made."""
+        self.changed = True
+        peers, raft = self._waiting.pop(group, {}), self._rafts.get(group)
+        manifest = None if made is None or raft is None else _with_configuration(raft, made)
+        if manifest is None:
+            mark("multi-snapshot-cut-failed")
+            if made is not None:
+                self._work.append(Release(made))
+        else:
+            self._replace(group, manifest)
+        for peer in peers:
+            assert raft is not None, "a group that is gone has nobody waiting"
+            if manifest is None:
+                self._failed(now_us, raft, peer)
+            else:
+                self._start(now_us, raft, peer, manifest)
+
+    def _failed(self, now_us: Micros, raft: Raft, peer: NodeNumber) -> None:
+        """Raft asks again after a while."""
+        raft.snapshot_failed(now_us, peer)
+        self._touch(raft.group)
+
+    def _replace(self, group: GroupId, manifest: Manifest) -> None:
+        before = self._cuts.get(group)
+        if before is not None and before != manifest:
+            self._old.add(before)
+        self._cuts[group] = manifest
+
+    def _start(self, now_us: Micros, raft: Raft, peer: NodeNumber, manifest: Manifest) -> None:
+        if raft.role is not Role.LEADER:
+            return
+        number = self._sender.start(now_us, peer, raft.term, manifest)
+        if number is None:
+            mark("multi-snapshot-crowd")
+            self._failed(now_us, raft, peer)
+        elif raft.offer_snapshot(now_us, peer, manifest.index, manifest.entry_term, number) is not None:
+            mark("multi-snapshot-not-needed")
+            self._sender.stop(now_us, raft.group, peer)
+            self._failed(now_us, raft, peer)
+        else:
+            self._touch(raft.group)
+
+    def read(self, now_us: Micros, transfer: int, number: int, data: bytes | None) -> None:
+        """The answer to Read. None: the cut's bytes are gone or damaged."""
+        self.changed = True
+        if data is None:
+            mark("multi-snapshot-unreadable")
+            for group in [g for g, manifest in self._cuts.items() if manifest == self._sender.manifest(transfer)]:
+                self._retire(group)
+            self._sender.read_failed(now_us, transfer)
+        else:
+            self._sender.chunk_read(now_us, transfer, number, data)
+
+    def _retire(self, group: GroupId) -> None:
+        self._old.add(self._cuts.pop(group))
+        self._idle.pop(group, None)
+
+    def led(self, now_us: Micros, raft: Raft) -> None:
+        """Role, term or members changed: only a leader sends, in its term, to members."""
+        for peer, term in self._sender.of_group(raft.group):
+            if raft.role is not Role.LEADER or term != raft.term or peer not in raft.peers:
+                mark("multi-transfer-of-the-past")
+                self._sender.stop(now_us, raft.group, peer)
+                self.changed = True
+
+    def peer_up(self, now_us: Micros, peer: NodeNumber) -> None:
+        self._sender.peer_up(now_us, peer)
+        self.changed = True
+
+    # ---- the member ----
+
+    def restore(self, now_us: Micros, manifest: Manifest, chunks: int) -> None:
+        """A partial snapshot of an earlier life, its first chunks checked."""
+        self.changed = True
+        raft = self._rafts.get(GroupId(manifest.group))
+        if raft is None or raft.applied >= manifest.index:
+            self._work.append(Discard(manifest))
+        else:
+            mark("multi-transfer-restored")
+            self._receiver.restore(now_us, manifest, chunks)
+
+    def announced(self, offer: InstallSnapshot) -> None:
+        self._announced[offer.group] = offer
+
+    def message(self, now_us: Micros, peer: NodeNumber, raft: Raft, message: Message) -> None:
+        """One message of the bulk lane to peer."""
+        self.changed = True
+        if not isinstance(message, Offer | Chunk):
+            self._sender.on_message(now_us, peer, message)
+        elif message.term > raft.term:
+            mark("multi-transfer-of-the-future")  # it is offered again, behind what it has overtaken
+        elif isinstance(message, Offer) and not self._is_announced(peer, raft, message):
+            mark("multi-transfer-not-announced")
+        else:
+            self._receiver.on_message(now_us, peer, message, raft.term, raft.applied)
+            known = self._announced.get(raft.group)
+            if isinstance(message, Offer) and known is not None and known.transfer == message.transfer:
+                if self._receiver.manifest(raft.group) == message.manifest:
+                    self._accepted[raft.group] = known
+
+    def _is_announced(self, peer: NodeNumber, raft: Raft, offer: Offer) -> bool:
+        """Has Raft accepted an offer of just this? What it would refuse, or has, is answered all the same."""
+        if offer.term < raft.term or offer.manifest.index <= raft.applied:
+            return True
+        known, manifest = self._announced.get(raft.group), offer.manifest
+        if known is None or (known.sender, known.term, known.transfer) != (peer, offer.term, offer.transfer):
+            return False
+        place = (known.snapshot_index, known.snapshot_term, _packed(known.config_index, known.configuration))
+        return place == (manifest.index, manifest.entry_term, manifest.config)
+
+    def written(self, now_us: Micros, manifest: Manifest, number: int) -> None:
+        self.changed = True
+        self._receiver.written(now_us, manifest, number)
+
+    def write_failed(self, now_us: Micros, manifest: Manifest, reason: Reason) -> None:
+        """Begin or Write found no space, or the disk failed."""
+        mark("multi-snapshot-not-written")
+        self.changed = True
+        self._receiver.write_failed(now_us, manifest, reason)
+
+    def installed(self, now_us: Micros, manifest: Manifest) -> list[Committed]:
+        """The store holds it durably. What was committed meanwhile and is not in it, to be handed out now."""
+        group = GroupId(manifest.group)
+        row = self.installing.get(group)
+        if row is None or row.manifest != manifest:
+            mark("multi-install-taken-back")
+            return []
+        self.changed = True
+        del self.installing[group]
+        self._rafts[group].snapshot_installed(now_us, row.offer)
+        self._touch(group)
+        self._receiver.installed(manifest)
+        held = self._held.pop(group, [])
+        if held:
+            mark("multi-committed-during-install")
+        return [(group, max(first, manifest.index + 1), last) for _, first, last in held if last > manifest.index]
+
+    def install_failed(self, now_us: Micros, manifest: Manifest, reason: Reason) -> list[Committed]:
+        """Nothing of it is seen in the group. What was committed meanwhile, to be handed out now."""
+        group = GroupId(manifest.group)
+        row = self.installing.get(group)
+        if row is None or row.manifest != manifest:
+            return []
+        mark("multi-install-failed")
+        self.changed = True
+        del self.installing[group]
+        self._rafts[group].snapshot_refused(now_us, row.offer)
+        self._touch(group)
+        self._receiver.install_failed(now_us, manifest, reason)
+        return self._held.pop(group, [])
+
+    def hold(self, committed: Committed) -> bool:
+        """True: an install is out, and what was committed waits for its end."""
+        if committed[0] not in self.installing:
+            return False
+        self._held.setdefault(committed[0], []).append(committed)
+        return True
+
+    # ---- both ----
+
+    def drop_group(self, now_us: Micros, group: GroupId) -> None:
+        """The replica is gone from here."""
+        self.changed = True
+        self._sender.stop(now_us, group)
+        self._receiver.drop_group(group)
+        for table in (self._waiting, self._announced, self._accepted, self.installing, self._held):
+            table.pop(group, None)  # type: ignore[attr-defined]
+        if group in self._cuts:
+            self._retire(group)
+
+    def tick(self, now_us: Micros) -> None:
+        due = self.next_deadline_us()
+        if due is None or now_us < due:
+            return
+        self.changed = True
+        self._sender.tick(now_us)
+        self._receiver.tick(now_us)
+        self._not_before = {row: at for row, at in self._not_before.items() if at > now_us}
+        for group, since_us in list(self._idle.items()):
+            if now_us >= since_us + self._limits.kept_us:
+                self._retire(group)
+
+    def next_deadline_us(self) -> Micros | None:
+        due = [self._sender.next_deadline_us(), self._receiver.next_deadline_us()]
+        due += [min(self._idle.values()) + self._limits.kept_us] if self._idle else []
+        return min((at for at in due if at is not None), default=None)
+
+    def take(self, now_us: Micros, bulk: dict[NodeNumber, list[Message]]) -> list[Work]:
+        """What to do, and in `bulk` what to send."""
+        self.changed = False
+        for sent in self._sender.take_outputs():
+            if isinstance(sent, sender.Send):
+                bulk.setdefault(NodeNumber(sent.peer), []).append(sent.message)
+            elif isinstance(sent, Read):
+                self._work.append(sent)
+            else:
+                self._finished(now_us, sent)
+        for done in self._receiver.take_outputs():
+            if isinstance(done, receiver.Send):
+                bulk.setdefault(NodeNumber(done.peer), []).append(done.message)
+            elif isinstance(done, receiver.Install):
+                self._install(now_us, done.manifest)
+            else:
+                self._work.append(done)
+        self._release(now_us)
+        work, self._work = self._work, []
+        return work
+
+    def _finished(self, now_us: Micros, row: Finished) -> None:
+        if row.reason is None:
+            return  # Raft hears it from the member's Raft
+        group, peer = GroupId(row.manifest.group), NodeNumber(row.peer)
+        mark(f"multi-transfer-ended-{row.reason.name.lower()}")
+        if row.retry_us:
+            self._not_before[group, peer] = now_us + row.retry_us
+        raft = self._rafts.get(group)
+        progress = raft.peers.get(peer) if raft is not None and raft.role is Role.LEADER else None
+        if progress is not None and progress.offer is not None and progress.offer.transfer == row.transfer:
+            assert raft is not None
+            self._failed(now_us, raft, peer)
+
+    def _install(self, now_us: Micros, manifest: Manifest) -> None:
+        group = GroupId(manifest.group)
+        raft, offer = self._rafts[group], self._accepted[group]
+        assert (offer.snapshot_index, offer.snapshot_term) == (manifest.index, manifest.entry_term)
+        self.installing[group] = Installing(manifest, offer)
+        if raft.delivered >= manifest.index:  # commit went past it while its chunks came
+            mark("multi-snapshot-passed")
+            self.installed(now_us, manifest)
+            return
+        carried = books.Carried(
+            raft.replica, raft.term, raft.vote, raft.vote_replica, offer.config_index, offer.configuration, True
+        )
+        self._work.append(Install(manifest, books.carried_bytes(carried)))
+
+    def _release(self, now_us: Micros) -> None:
+        """Cuts that no transfer reads: old ones go at once, the newest after a while."""
+        if not self._old and not self._cuts:
+            return
+        used = self._sender.manifests()
+        for manifest in sorted(self._old - used, key=lambda row: (row.group, row.index, row.digest)):
+            self._work.append(Release(manifest))
+        self._old &= used
+        for group, manifest in self._cuts.items():
+            if manifest in used:
+                self._idle.pop(group, None)
+            else:
+                self._idle.setdefault(group, now_us)
+
+
+def _reaches(raft: Raft, manifest: Manifest) -> bool:
+    """Does this leader's log go on behind it?"""
+    return raft.log.term(manifest.index) == manifest.entry_term and manifest.index <= raft.commit
+
+
+def _with_configuration(raft: Raft, made: Manifest) -> Manifest | None:
+    """The manifest with what was in force at its index; None: the log does not go on behind it (any more)."""
+    if made.index == 0 or not _reaches(raft, made):
+        return None
+    index, configuration = raft.configuration_at(made.index)
+    return msgspec.structs.replace(made, config=_packed(index, configurations.encode(configuration)))
+
+
+def _packed(index: LogIndex, configuration: bytes) -> bytes:
+    return index.to_bytes(8, "little") + configuration
