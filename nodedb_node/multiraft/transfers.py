@@ -179,9 +179,9 @@ class Transfers:
         else:
             self._receiver.on_message(now_us, peer, message, raft.term, raft.applied)
             known = self._announced.get(raft.group)
-            if isinstance(message, Offer) and known is not None and known.transfer == message.transfer:
-                if self._receiver.manifest(raft.group) == message.manifest:
-                    self._accepted[raft.group] = known
+            accepted = isinstance(message, Offer) and self._receiver.manifest(raft.group) == message.manifest
+            if accepted and known is not None and known.transfer == message.transfer:
+                self._accepted[raft.group] = known
 
     def _is_announced(self, peer: NodeNumber, raft: Raft, offer: Offer) -> bool:
         """Has Raft accepted an offer of just this? What it would refuse, or has, is answered all the same."""

@@ -141,7 +141,7 @@ def test_a_group_that_is_not_there_is_doubted_and_counts_for_nothing() -> None:
     leader = cluster.leader(1)
     assert leader is not None
     other = next(node for node in (1, 2, 3) if node != leader)
-    cluster.processes[NodeNumber(other)].multi.remove_group(GroupId(1))
+    cluster.processes[NodeNumber(other)].multi.remove_group(cluster.now_us, GroupId(1))
     cluster.groups_of[NodeNumber(other)].remove(1)
     cluster.sent.clear()
     cluster.run(SECOND)
@@ -212,7 +212,7 @@ def test_waits_end_with_the_apply_the_deadline_or_the_group() -> None:
     assert multi.wait(GroupId(1), 99, cluster.now_us + 9 * SECOND, "gone") is None
     cluster.propose(0, b"x")
     cluster.run(2 * SECOND)
-    multi.remove_group(GroupId(1))
+    multi.remove_group(cluster.now_us, GroupId(1))
     cluster.pump(process)
     ends = [end for turn in process.turns for end in turn.waits]
     assert ends == [("soon", Outcome.REACHED), ("never", Outcome.TIMED_OUT), ("gone", Outcome.GONE)]

@@ -56,7 +56,6 @@ class Cluster:
             uncommitted_bytes_max=shape.uncommitted_bytes_max,
         )
         self.verbose = False
-        self.transfers = 0
         self.crashing = True
         self.on_candidate: Callable[[Process, int], None] = lambda process, group: None
         self.caught_up: dict[int, set[int]] = {group: set() for group in self.groups}

@@ -32,6 +32,7 @@ class SimDisk:
         self.dirty: list[tuple[int, int, int]] = []  # (segment, offset, length) in the page cache only
         self.appends: list[tuple[int, int, int]] = []  # (segment, offset, length) of all, to aim damage at
         self.checkpoints: dict[Any, Any] = {}  # durable: what the store wrote in one synced transaction
+        self.partials: dict[int, Any] = {}  # by group, snapshots that arrive (transfers.Partial)
         self.ids = 0
 
     # ---- what recovery reads ----
@@ -84,6 +85,8 @@ class SimDisk:
     def cut_power(self, keep: Callable[[], bool]) -> int:
         """Of what is in the page cache only, each sector stays if keep(); how many were lost."""
         lost = 0
+        for partial in self.partials.values():
+            partial.cut_power(keep)
         for number, off, length in self.dirty:
             for at in range(off, off + length, SECTOR):
                 if not keep():

@@ -14,6 +14,7 @@ from nodedb_node.multiraft.core import MultiConfig, MultiRaft
 from nodedb_node.multiraft.messages import Turn
 from nodedb_node.raft.core import Raft
 from nodedb_node.raft.messages import GroupConfig, Restored
+from tests.sim.transfers import LIMITS
 
 
 class Machine:
@@ -23,7 +24,7 @@ class Machine:
         self, node: int, settings: GroupConfig, generation: int, groups_per_turn: int, rng: random.Random, now_us: int
     ) -> None:
         pattern = msgspec.structs.replace(settings, node=node)
-        config = MultiConfig(pattern, generation, groups_per_turn=groups_per_turn)
+        config = MultiConfig(pattern, generation, groups_per_turn=groups_per_turn, snapshots=LIMITS)
         self.multi = MultiRaft(config, {}, rng, now_us)
         self.groups: dict[int, Raft] = {}
         self.peers: dict[int, int] = {}  # with a session → generation
@@ -46,6 +47,9 @@ class Machine:
         if generation > self.peers.get(peer, 0):
             self.lane_up(now_us, peer, generation)
         self.multi.step(now_us, peer, inbound)  # type: ignore[arg-type]
+
+    def step_bulk(self, now_us: int, peer: int, inbound: list[Any]) -> None:
+        self.multi.step_bulk(now_us, peer, inbound)  # type: ignore[arg-type]
 
     def lane_up(self, now_us: int, peer: int, generation: int) -> None:
         if generation >= self.peers.get(peer, 0):

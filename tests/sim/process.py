@@ -38,7 +38,6 @@ from nodedb_node.raft.messages import (
     Restored,
     Role,
     RoleChanged,
-    SnapshotOffered,
     SnapshotResponse,
     VoteResponse,
 )
@@ -48,31 +47,13 @@ from tests.sim.disk import SimDisk, SimLog
 from tests.sim.machine import Machine
 from tests.sim.replica import Log
 from tests.sim.store import Snapshot, Store
+from tests.sim.transfers import BULK, Worker
 from tests.sim.world import World
 
 DELIVERED, TICK, DURABLE, REQUEST, DIED, STARTED = range(6)
 
 _encode = msgspec.msgpack.Encoder().encode
-CHUNKS = 3
-FETCH_TIMEOUT_US = 500_000
 CHECKED = frozenset({AppendEntries, AppendResponse, RequestVote, SnapshotResponse, VoteResponse})
-
-
-class Fetch(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=30):
-    """Receiver → sender of a snapshot: the next chunk of that transfer."""
-
-    group: int
-    transfer: int
-    chunk: int
-
-
-class Chunk(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=31):
-    """Sender → receiver. last: the whole is there."""
-
-    group: int
-    transfer: int
-    chunk: int
-    last: bool
 
 
 class Request(NamedTuple):
@@ -83,15 +64,6 @@ class Request(NamedTuple):
     group: int
     key: str
     payload: bytes
-
-
-class Transfer(msgspec.Struct):
-    """A snapshot on its way in."""
-
-    offer: InstallSnapshot
-    chunk: int = 0
-    asked_us: int = 0
-    installing: bool = False
 
 
 class Process:
@@ -143,8 +115,7 @@ class Process:
         self.durable_turn = self.taken_turn = self.write_began_us = 0
         self.waiting: dict[int, dict[int, tuple[int, Request]]] = {}
         self.reads: dict[int, list[tuple[Any, Request]]] = {}
-        self.incoming: dict[int, Transfer] = {}
-        self.outgoing: dict[tuple[int, int], Snapshot] = {}
+        self.snapshots = Worker(self)
         self.checkpointing: dict[int, int] = {}
         self.elected_at: dict[int, int] = {}  # commit index when leadership began
         self.was_damaged = False
@@ -178,6 +149,7 @@ class Process:
             book = log.book.group(group)
             if group in self.present:
                 self._restore(group, book, entries.get(group, []), before.known)
+        self.snapshots.restore()
         self.cluster.greet(self)
         self.turn()
 
@@ -194,8 +166,12 @@ class Process:
             rows += books.written(group, HardState(book.last_term, NOBODY, ReplicaId(0)))
         if self.was_damaged:
             self.checkers.forgotten(group, self.node, replica)
-        if snapshot and not self._log_reaches(group, book, snapshot):
-            # A checkpoint ahead of the log: an install whose Reset was not yet written.
+        behind = self._behind_install(group, snapshot) if snapshot else []
+        if behind:
+            rows += behind
+            self.replaced.add(group)
+        elif snapshot and not self._log_reaches(group, book, snapshot):
+            require(self.was_damaged, "files are missing", f"group {group}: the checkpoint is at {snapshot.applied}")
             place = (snapshot.applied, snapshot.term, False, snapshot.config_index, snapshot.configuration)
             rows += books.written(group, Reset(*place))
             self.replaced.add(group)
@@ -213,6 +189,14 @@ class Process:
             return rows
         self.checkers.forgotten(group, self.node, replica)
         return [*rows, Record(wal.QUARANTINE, group, data=b"\1")]
+
+    def _behind_install(self, group: int, snapshot: Snapshot) -> list[Record]:
+        """The process died between an install and its Reset."""
+        place = (snapshot.applied, snapshot.term, snapshot.carried)
+        rows = books.behind_install(group, self.log.book, *place)
+        if rows:
+            self.world.fault("snapshot.log-was-behind")
+        return rows
 
     def _log_reaches(self, group: int, book: GroupBook, snapshot: Snapshot) -> bool:
         if snapshot.applied <= book.compact_index:
@@ -294,11 +278,8 @@ class Process:
             elif kind is AppendResponse or kind is SnapshotResponse:
                 if message.ok:
                     self.checkers.answered(message)
-            elif kind is Fetch:
-                self._on_fetch(source.node, message)
-                continue
-            elif kind is Chunk:
-                self._on_chunk(source.node, message)
+            elif kind in BULK:
+                self.machine.step_bulk(now, source.node, [message])
                 continue
             elif kind is InstallSnapshot:
                 self._create(message)
@@ -356,7 +337,6 @@ class Process:
         now = self.now()
         age_us = self.world.now_us - self.write_began_us if self.writing is not None else 0
         self.machine.tick(now, age_us)
-        self._expire_transfers(now)
         self.turn()
 
     def request(self, request: Request) -> None:
@@ -429,8 +409,10 @@ class Process:
             self._answer_read(group, state)
         for _, failure in turn.read_failures:
             self._refuse(failure.context, failure.refusal)
-        for group, wanted in turn.snapshots:
-            self._cut(group, wanted)
+        if turn.bulk:
+            self.snapshots.send(turn.bulk)
+        if turn.work:
+            self.snapshots.take(turn.work)
         for group, event in turn.events:
             self._on_event(group, event)
 
@@ -641,33 +623,9 @@ class Process:
             self.cluster.answer(self, request, "done", value)
         self.reads[group] = later
 
-    # ---- snapshots ----
-
-    def _cut(self, group: int, wanted: Any) -> None:
-        """A member needs entries that are gone: offer what the store holds now."""
-        snapshot = self.stores[group].snapshot()
-        core = self.machine.core(group)
-        if snapshot.applied == 0:
-            core.snapshot_failed(self.now(), wanted.node)
-            return
-        self.cluster.transfers += 1
-        transfer = self.cluster.transfers
-        self.outgoing[group, transfer] = snapshot
-        while len(self.outgoing) > 16:
-            del self.outgoing[next(iter(self.outgoing))]
-        core.offer_snapshot(self.now(), wanted.node, snapshot.applied, snapshot.term, transfer)
-
-    def _on_fetch(self, peer: int, fetch: Fetch) -> None:
-        known = (fetch.group, fetch.transfer) in self.outgoing
-        last = not known or fetch.chunk + 1 >= CHUNKS
-        chunk = fetch.chunk if known else -1
-        self._send({peer: [Chunk(fetch.group, fetch.transfer, chunk, last)]})
-
     def _on_event(self, group: int, event: Any) -> None:
         kind = type(event)
-        if kind is SnapshotOffered:
-            self._offered(group, event.offer)
-        elif kind is Removed:
+        if kind is Removed:
             self._removed(group)
         elif kind is Halted:
             require(False, "halted", f"group {group} node {self.node}: {event.why}: {event.dump}")
@@ -675,68 +633,6 @@ class Process:
             self.world.fault("raft.quarantine-on" if event.on else "raft.quarantine-off")
         else:
             self.cluster.noticed(self, group, event)
-
-    def _offered(self, group: int, offer: InstallSnapshot) -> None:
-        before = self.incoming.get(group)
-        if before and before.installing:
-            return
-        self.incoming[group] = Transfer(offer, 0, self.now())
-        self._send({offer.sender: [Fetch(group, offer.transfer, 0)]})
-
-    def _on_chunk(self, peer: int, chunk: Chunk) -> None:
-        transfer = self.incoming.get(chunk.group)
-        if transfer is None or transfer.offer.transfer != chunk.transfer or transfer.installing:
-            return
-        if chunk.chunk == -1:
-            self._refuse_snapshot(chunk.group)
-        elif chunk.chunk == transfer.chunk:
-            transfer.chunk, transfer.asked_us = chunk.chunk + 1, self.now()
-            if chunk.last:
-                self._begin_install(chunk.group, transfer)
-            else:
-                self._send({peer: [Fetch(chunk.group, chunk.transfer, chunk.chunk + 1)]})
-
-    def _expire_transfers(self, now: int) -> None:
-        for group, transfer in list(self.incoming.items()):
-            if not transfer.installing and now - transfer.asked_us > FETCH_TIMEOUT_US:
-                self._refuse_snapshot(group)
-
-    def _refuse_snapshot(self, group: int) -> None:
-        transfer = self.incoming.pop(group)
-        if group in self.logs:
-            self.machine.core(group).snapshot_refused(self.now(), transfer.offer)
-
-    def _begin_install(self, group: int, transfer: Transfer) -> None:
-        source = self.cluster.process(transfer.offer.sender, self.worker)
-        snapshot = source.outgoing.get((group, transfer.offer.transfer))
-        if snapshot is None:
-            self._refuse_snapshot(group)
-            return
-        transfer.installing = True
-        self.world.after(self.world.between(1_000, 30_000), self._install, self.life, group, snapshot, transfer)
-
-    def _install(self, life: int, group: int, snapshot: Snapshot, transfer: Transfer) -> None:
-        if life != self.life or self._defer(self._install, life, group, snapshot, transfer):
-            return
-        if self.incoming.get(group) is not transfer or group not in self.logs:
-            return  # of a replica that was replaced meanwhile
-        del self.incoming[group]
-        if self.crash_here("before-install"):
-            return
-        core, store = self.machine.core(group), self.stores[group]
-        if snapshot.applied > store.applied:
-            self._check_snapshot(group, snapshot)
-            self.disk.checkpoints[group, self.logs[group].replica] = snapshot
-            if self.crash_here("after-install"):
-                return
-            store.install(snapshot)
-            for index in [i for i in self.waiting[group] if i <= snapshot.applied]:
-                del self.waiting[group][index]  # their fate is not known here: the client asks again
-            self.world.fault("snapshot.installed")
-            core.snapshot_installed(self.now(), transfer.offer)
-        else:
-            core.snapshot_refused(self.now(), transfer.offer)
-        self.turn()
 
     def _check_snapshot(self, group: int, snapshot: Snapshot) -> None:
         """A snapshot equals the replay of the log up to its index."""
@@ -748,8 +644,8 @@ class Process:
         self.tombstones[group] = max(replica, self.tombstones.get(group, -1))
         del self.present[group]
         self.pending.append((self.taken_turn, [books.tombstone(group, ReplicaId(replica))], []))
-        self.machine.remove_group(group)
-        for table in (self.logs, self.stores, self.incoming, self.checkpointing):
+        self.machine.remove_group(self.now(), group)
+        for table in (self.logs, self.stores, self.checkpointing):
             table.pop(group, None)  # type: ignore[attr-defined]
         for _, request in self.waiting.pop(group).values():
             self.cluster.answer(self, request, "unknown", NOBODY)
@@ -762,9 +658,6 @@ class Process:
 
     def _schedule(self) -> None:
         due = self.machine.next_deadline_us()
-        if self.incoming:
-            soonest = min(transfer.asked_us for transfer in self.incoming.values()) + FETCH_TIMEOUT_US + 1
-            due = soonest if due is None else min(due, soonest)
         if due is None or due == self.due_us:
             return
         self.due_us = due

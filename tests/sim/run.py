@@ -133,6 +133,8 @@ class Run:
         wanted += [f"crash.{point}" for point, chance in self.spec.crash.items() if chance]
         weather = self.spec.network
         wanted += [f"net.{name}" for name, chance in weather_of(weather) if chance]
+        shape = self.spec.snapshot
+        wanted += [f"snapshot.{name}" for name in shape.__struct_fields__ if getattr(shape, name)]
         wanted += ["disk.failed"] if self.spec.disk.fail else []
         return [name for name in wanted if not self.world.faults[name] and name not in self.spec.quiet]
 

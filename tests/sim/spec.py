@@ -40,6 +40,15 @@ class DiskWeather(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     fail: float = 0.0  # of a write or sync: the process must end
 
 
+class SnapshotWeather(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Chances per piece of a snapshot."""
+
+    corrupt: float = 0.0  # a chunk arrives damaged
+    rot: float = 0.0  # a chunk is damaged after it was written
+    full: float = 0.0  # no space for a chunk
+    fail: float = 0.0  # the disk fails under a cut, a read or a write
+
+
 class WorkloadShape(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """kind: register, counter, list or set. tokens: share of clients whose writes carry (client, sequence)."""
 
@@ -67,6 +76,7 @@ class Spec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     cluster: ClusterShape = ClusterShape()
     network: NetworkWeather = NetworkWeather()
     disk: DiskWeather = DiskWeather()
+    snapshot: SnapshotWeather = SnapshotWeather()
     workload: tuple[WorkloadShape, ...] = ()
     crash: dict[str, float] = {}
     restart_ms: tuple[int, int] = (20, 2_500)

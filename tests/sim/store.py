@@ -35,10 +35,28 @@ class Snapshot(msgspec.Struct, frozen=True):
     values: dict[str, Any]
     sessions: dict[int, tuple[int, Any]]
     chain: int
+    carried: bytes = b""  # of a snapshot that was installed: what the group's header says
 
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Command).decode
+
+
+def ordered(snapshot: Snapshot) -> Snapshot:
+    """The same, as every replica encodes it."""
+    values, sessions = dict(sorted(snapshot.values.items())), dict(sorted(snapshot.sessions.items()))
+    return msgspec.structs.replace(snapshot, values=values, sessions=sessions, carried=b"")
+
+
+def thawed(decoded: Snapshot, carried: bytes) -> Snapshot:
+    """A snapshot that went through its encoding: sequences are tuples again."""
+    values = {key: _tuples(value) for key, value in decoded.values.items()}
+    sessions = {client: (number, _tuples(answer)) for client, (number, answer) in decoded.sessions.items()}
+    return msgspec.structs.replace(decoded, values=values, sessions=sessions, carried=carried)
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
 
 
 def encode_command(command: Command) -> bytes:
