@@ -249,7 +249,7 @@ class Transfers:
         self._sender.stop(now_us, group)
         self._receiver.drop_group(group)
         for table in (self._waiting, self._announced, self._accepted, self.installing, self._held):
-            table.pop(group, None)  # type: ignore[attr-defined]
+            table.pop(group, None)
         if group in self._cuts:
             self._retire(group)
 
