@@ -182,7 +182,8 @@ static bool run_push(struct group *g, const nd_wal_rec *rec, uint64_t at)
     return true;
 }
 
-/* Entries from `index` on are gone, and with them the configurations they carried. */
+/* Entries from `index` on are gone, and with them the configurations they carried: all of them, as the base may have been
+ * in a segment that died and be written again further on. */
 static void run_cut(struct group *g, uint64_t index)
 {
     if (index <= g->pub.compact_index)
@@ -195,7 +196,7 @@ static void run_cut(struct group *g, uint64_t index)
     g->count = g->pub.last + 1 - g->pub.first;
     g->pub.last_term = g->count != 0 ? entry_at(g, g->pub.last)->term : g->pub.compact_term;
     uint32_t keep = g->pub.configs;
-    while (keep > 1 && g->configs[keep - 1].index >= index)
+    while (keep > 0 && g->configs[keep - 1].index >= index)
         keep--;
     configs_cut(g, keep);
 }

@@ -446,7 +446,7 @@ class Process:
 
     def _check_sent(self, message: Any) -> None:
         log = self.logs.get(message.group)
-        if log is not None:
+        if log is not None and log.replica == message.sender_replica:  # the last words of a replaced one may be held
             self.checkers.sent(message.group, log, message)
             if type(message) is AppendResponse and message.ok:
                 leader = self.cluster.leader_of(message.group, message.receiver, message.term)
