@@ -295,7 +295,7 @@ class Transfers:
         if row.reason is None:
             return  # Raft hears it from the member's Raft
         group, peer = GroupId(row.manifest.group), NodeNumber(row.peer)
-        mark(f"multi-transfer-ended-{row.reason.name.lower()}")
+        mark("multi-transfer-ended-without-install")
         if row.retry_us:
             self._not_before[group, peer] = now_us + row.retry_us
         raft = self._rafts.get(group)

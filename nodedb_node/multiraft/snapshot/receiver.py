@@ -10,6 +10,7 @@ It writes no file and knows no store: Begin, Write, Install and Discard say what
 from collections import OrderedDict
 from typing import NamedTuple
 
+from nodedb_node.marks import mark
 from nodedb_node.multiraft.snapshot.limits import SnapshotLimits
 from nodedb_node.multiraft.snapshot.messages import (
     DIGEST_BYTES,
@@ -141,6 +142,7 @@ class SnapshotReceiver:
             return
         row = self._incoming.get(offer.group)
         if row is not None and row.manifest != offer.manifest:
+            mark("snapshot-replaced-by-newer")
             self._discard(row)
             row = None
         if row is None:
@@ -160,6 +162,7 @@ class SnapshotReceiver:
         if manifest.chunk_bytes > limits.chunk_bytes_max or manifest.size_bytes > limits.size_bytes_max:
             return Reason.TOO_LARGE
         if self._quarantined_until(now_us, peer, manifest) > now_us:
+            mark("snapshot-quarantined")
             return Reason.QUARANTINED
         if row is None:
             return Reason.BUSY if len(self._incoming) >= limits.incoming_max else None
@@ -190,6 +193,7 @@ class SnapshotReceiver:
             self._outputs.append(Write(row.manifest, number, chunk.data))
 
     def _on_damaged(self, now_us: int, row: _Incoming, number: int) -> None:
+        mark("snapshot-chunk-damaged")
         row.corrupt += 1
         if row.corrupt > self._limits.corrupt_max:
             self._fail(now_us, row, Reason.CORRUPT)
@@ -238,6 +242,7 @@ class SnapshotReceiver:
     def tick(self, now_us: int) -> None:
         for row in list(self._incoming.values()):
             if not row.installing and now_us >= row.touched_us + self._limits.idle_us:
+                mark("snapshot-nobody-continues")
                 self._discard(row)
 
     def next_deadline_us(self) -> int | None:

@@ -10,6 +10,7 @@ from collections import deque
 from typing import NamedTuple
 
 from nodedb_node.ids import NodeNumber
+from nodedb_node.marks import mark
 from nodedb_node.multiraft.snapshot.limits import SnapshotLimits, Throttle
 from nodedb_node.multiraft.snapshot.messages import (
     Accept,
@@ -171,6 +172,7 @@ class SnapshotSender:
             if now_us < transfer.deadline_us:
                 continue
             if transfer.offers >= self._limits.offers_max:
+                mark("snapshot-timed-out")
                 self._finish(transfer, Reason.TIMED_OUT)
             else:
                 self._offer(now_us, transfer)
@@ -213,6 +215,8 @@ class SnapshotSender:
     def _on_accept(self, now_us: int, transfer: _Transfer, next_chunk: int) -> None:
         if transfer.next is not None or not 0 <= next_chunk <= transfer.manifest.chunks:
             return
+        if next_chunk:
+            mark("snapshot-resumed")
         transfer.next = next_chunk
         self._reach(now_us, transfer, next_chunk)
         self._fill(now_us, transfer)
@@ -243,6 +247,7 @@ class SnapshotSender:
             number = transfer.again[0] if transfer.again else transfer.next
             size_bytes = transfer.manifest.chunk_length(number)
             if not self._throttle.take(now_us, size_bytes):
+                mark("snapshot-throttled")
                 self._throttled_until_us = self._throttle.ready_us(size_bytes)
                 return
             if transfer.again:
@@ -254,6 +259,7 @@ class SnapshotSender:
 
     def _on_refusal(self, now_us: int, transfer: _Transfer, refusal: Refusal) -> None:
         if refusal.reason is Reason.UNKNOWN_TRANSFER and refusal.term == transfer.term:
+            mark("snapshot-unknown-transfer")
             if transfer.next is not None:  # the receiver restarted; an answer to the offer itself cannot say this
                 self._offer(now_us, transfer)
             return
