@@ -41,9 +41,12 @@ MARKS = {Verdict.OK: "ok  ", Verdict.WARN: "warn", Verdict.FAIL: "FAIL"}
 @click.command("doctor")
 @click.option("--config", "config_file", metavar="FILE", help="the node's TOML file; also $NODEDB_CONFIG")
 @click.option("--data-dir", metavar="DIR", help="where the node would keep everything (default ./nodedb-data)")
+@click.option("--bind", metavar="ADDRESS", help="address it would listen on (default 127.0.0.1)")
 @click.option("--port", metavar="N", help="Redis protocol port it would use (default 6379)")
 @click.option("--worker-port", metavar="N", help="first port of the workers (default 7000)")
 @click.option("--http-port", metavar="N", help="port for health and metrics (default 6480)")
+@click.option("--peer-port", metavar="N", help="UDP port of the control process (default 6490)")
+@click.option("--peer-worker-port", metavar="N", help="first UDP port of the workers (default 6500)")
 @click.option("--workers", metavar="N", help='worker processes, or "auto" (default: allowed cores - 1)')
 def command(config_file: str | None, **options: str | None) -> int:
     """Check this machine and data directory for what a node needs. Exit code 1 when something fails."""
@@ -88,6 +91,8 @@ def _cores(config: Config) -> Iterator[Finding]:
 
 
 def _ports(config: Config) -> Finding:
+    if os.path.isdir(config.node.data_dir) and holder(config.node.data_dir):
+        return examine.passed("ports", "not checked: the node that runs on this directory has them")
     try:
         plan = pinplan.plan(pinplan.machine(read_text, os.sched_getaffinity(0)), config.cpu)
         reservation = Reservation(config, plan.workers)
@@ -97,8 +102,9 @@ def _ports(config: Config) -> Finding:
         problem, _, advice = str(error).partition("; ")
         return examine.failed("ports", problem, advice)
     reservation.close()
-    ports = [str(config.clients.port), f"{config.clients.worker_port} (+ worker)", str(config.http.port)]
-    return examine.passed("ports", f"free: {', '.join(ports)}")
+    tcp = [str(config.clients.port), f"{config.clients.worker_port} (+ worker)", str(config.http.port)]
+    udp = [str(config.peers.port), f"{config.peers.worker_port} (+ worker)"]
+    return examine.passed("ports", f"free: {', '.join(tcp)}; UDP {', '.join(udp)}")
 
 
 def _directory(wanted: str, place: str) -> Finding:

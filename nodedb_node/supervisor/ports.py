@@ -9,6 +9,7 @@ import errno
 import os
 import socket
 import time
+from collections.abc import Callable
 
 from nodedb_node.config import Config
 from nodedb_node.errors import Exit, StartError
@@ -60,18 +61,7 @@ class Reservation:
         return [int(lane.getsockname()[1]) for lane in self.lanes]
 
     def _lane(self, host: str, port: int, what: str, knob: str) -> None:
-        if port > 65535:
-            raise StartError(Exit.CONFIG, f"port {port} ({what}) does not exist; choose a lower one with {knob}")
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        lane = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
-        try:
-            lane.bind((host, port))
-        except OSError as error:
-            lane.close()
-            if error.errno == errno.EADDRINUSE:
-                raise _in_use(host, port, what, knob) from error
-            raise _refusal(error, host, port) from error
-        self.lanes.append(lane)
+        self.lanes.append(self._when_free(_bind_datagrams, host, port, what, knob))
 
     def _take_in_row(self, host: str, first: int, workers: int, knob: str) -> list[int]:
         """A port for each worker, from `first` on; any free ones when that is 0."""
@@ -88,16 +78,22 @@ class Reservation:
         )
 
     def _take(self, host: str, port: int, what: str, knob: str) -> int:
-        if port > 65535:
-            raise StartError(Exit.CONFIG, f"port {port} ({what}) does not exist; choose a lower one with {knob}")
-        while (held := _bind(host, port)) is None:
-            if time.monotonic() > self._patience:
-                raise _in_use(host, port, what, knob)
-            time.sleep(RETRY_S)
+        held = self._when_free(_bind, host, port, what, knob)
         held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
         held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         self._sockets.append(held)
         return int(held.getsockname()[1])
+
+    def _when_free(
+        self, bind: Callable[[str, int], socket.socket | None], host: str, port: int, what: str, knob: str
+    ) -> socket.socket:
+        if port > 65535:
+            raise StartError(Exit.CONFIG, f"port {port} ({what}) does not exist; choose a lower one with {knob}")
+        while (held := bind(host, port)) is None:
+            if time.monotonic() > self._patience:
+                raise _in_use(host, port, what, knob)
+            time.sleep(RETRY_S)
+        return held
 
     def close(self) -> None:
         for held in (*self._sockets, *self.lanes):
@@ -122,6 +118,20 @@ def _bind(host: str, port: int) -> socket.socket | None:
             return None
         raise _refusal(error, host, port) from error
     return held
+
+
+def _bind_datagrams(host: str, port: int) -> socket.socket | None:
+    """A bound UDP socket, None when the port is in use; a child of a killed node may still have it."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    lane = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
+    try:
+        lane.bind((host, port))
+    except OSError as error:
+        lane.close()
+        if error.errno == errno.EADDRINUSE:
+            return None
+        raise _refusal(error, host, port) from error
+    return lane
 
 
 def _in_use(host: str, port: int, what: str, knob: str) -> StartError:

@@ -87,7 +87,7 @@ def run(directory: Path, *arguments: str) -> Result:
 
 
 def free_ports() -> Iterable[str]:
-    return ("--port", "0", "--worker-port", "0", "--http-port", "0")
+    return ("--port", "0", "--worker-port", "0", "--http-port", "0", "--peer-port", "0", "--peer-worker-port", "0")
 
 
 def test_a_run_on_this_machine_leaves_nothing(tmp_path: Path) -> None:
@@ -112,7 +112,10 @@ def test_a_port_in_use_fails(tmp_path: Path) -> None:
 def test_a_directory_in_use_is_told(tmp_path: Path) -> None:
     with open(tmp_path / "LOCK", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        assert "is in use by a running node" in run(tmp_path, *free_ports()).output
+        with socket.create_server(("127.0.0.1", 0)) as its_own:
+            result = run(tmp_path, *free_ports(), "--port", str(its_own.getsockname()[1]))
+        assert "is in use by a running node" in result.output
+        assert result.return_value == 0 and "the node that runs on this directory has them" in result.output
 
 
 def test_impossible_cores_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

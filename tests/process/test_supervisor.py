@@ -133,6 +133,25 @@ def test_a_port_in_use(toy: Node, flag: str, reuse: bool) -> None:
         refused(toy, 69, f"port {port} ", "is in use", flag, arguments=(flag, port))
 
 
+@pytest.mark.parametrize("flag", ["--peer-port", "--peer-worker-port"])
+def test_a_datagram_port_in_use(toy: Node, flag: str) -> None:
+    with socket.socket(type=socket.SOCK_DGRAM) as other:
+        other.bind(("127.0.0.1", 0))
+        port = str(other.getsockname()[1])
+        refused(toy, 69, f"port {port} ", "is in use", flag, arguments=(flag, port))
+
+
+@pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM])
+def test_a_port_that_is_about_to_be_free_is_waited_for(toy: Node, kind: socket.SocketKind) -> None:
+    """As processes of a node that was killed a moment ago have it: the kernel takes their memory away first."""
+    with socket.socket(type=kind) as other:
+        other.bind(("127.0.0.1", 0))
+        port = str(other.getsockname()[1])
+        toy.start("--port" if kind is socket.SOCK_STREAM else "--peer-port", port, wait=False)
+        wait_for(lambda: (toy.data_dir / "LOCK").exists(), "the node to begin")
+    toy.wait_ready()
+
+
 def test_a_second_node_on_the_same_ports(toy: Node, tmp_path: Path) -> None:
     toy.start()
     (tmp_path / "second").mkdir()
