@@ -36,6 +36,7 @@ typedef struct nd_metrics {
     uint64_t store_rows, store_resident_rows, store_dirty_rows, store_dirty_bytes, store_memory_bytes, store_checkpoints;
     uint64_t store_cold_reads, store_evictions, store_expired;
     uint64_t ring_tx_full;
+    uint64_t core_moves;          /* of a pinned worker that stepped aside, or went home */
     uint64_t nospace;             /* 1 while writes are refused for lack of disk space */
     uint64_t lane_sessions, lane_sessions_begun, lane_sessions_lost, lane_dials, lane_refused_peers, lane_refused_by_peers;
     uint64_t lane_frames_in, lane_frames_out, lane_bytes_in, lane_bytes_out, lane_datagrams_in, lane_datagrams_out;

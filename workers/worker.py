@@ -106,6 +106,7 @@ class Worker:
         self.page = Page(self.shm)
         self.metrics = self.shm.metrics(boot.process)
         self.lateness = LatenessTimer(native.histogram(self.metrics, "loop_stall_us"))
+        self.place = child.Place(boot)
         self.groups = groups_of_worker(boot.worker, boot.groups, boot.workers)
 
     # ---- start and stop ----
@@ -312,6 +313,9 @@ class Worker:
             if self._refused_ticks == 0:  # the next write finds out
                 self.engine.refuse_writes(-1)
         self.turns.after(self.engine.expire(now))
+        if self.place.look(now):
+            self.metrics.core_moves += 1
+            self.place.put_thread(self.store.checkpoint_thread(), own_core=self._hurried)
         turns, self._turns_seen = self._turns_seen, self.metrics.turns
         calm = turns == self._turns_seen and not (self._unfinished or self._draining or self._refused_ticks)
         self._calm_ticks = self._calm_ticks + 1 if calm else 0
@@ -356,7 +360,7 @@ class Worker:
         """Changed rows must not pile up behind a checkpoint that the other cores have no time for."""
         if hurry != self._hurried:
             self._hurried = hurry
-            child.place_thread(self.boot, self.store.checkpoint_thread(), own_core=hurry)
+            self.place.put_thread(self.store.checkpoint_thread(), own_core=hurry)
 
     def _observe(self, histogram: str, value: int) -> None:
         native.observe(self.metrics, histogram, value)

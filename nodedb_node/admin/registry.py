@@ -145,6 +145,7 @@ WORKER_METRICS: tuple[Metric, ...] = (
     _count("store_evictions", "store_evictions", "rows", "Clean rows dropped from memory."),
     _count("store_expired_rows", "store_expired", "rows", "Rows deleted because their time was over."),
     _count("ring_full", "ring_tx_full", "messages", "Messages to another process that found its ring full."),
+    _count("core_moves", "core_moves", "moves", "Times a pinned worker left a crowded core or went home."),
     _level("nospace", "nospace", "1", "1 while writes are refused for lack of disk space."),
     _spread(
         "command_seconds",

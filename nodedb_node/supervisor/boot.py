@@ -46,6 +46,7 @@ class Boot(Struct, frozen=True, kw_only=True):
     layout_dir: str
     ports: Ports
     pins: list[list[int]]  # by process: the cores it runs on; empty = not pinned
+    spares: list[list[int]]  # by process: cores that no worker is pinned to and this one may use for a while
     memory_nodes: list[int]  # by process: the NUMA node its memory is bound to; -1 = not bound
     shm_fd: int
     bell_fds: list[int]  # by process: eventfd doorbells
@@ -62,11 +63,10 @@ class Boot(Struct, frozen=True, kw_only=True):
         assert self.role == "worker", "control has no worker number"
         return self.process - 1
 
-    @property
-    def background_cores(self) -> list[int]:
-        """Where threads of a pinned process belong that must not take its own core from it; empty = anywhere."""
-        own = self.pins[self.process]
-        return sorted({core for pin in self.pins for core in pin} - set(own)) if own else []
+    def background_cores(self, own: int | None) -> list[int]:
+        """Where threads of a pinned process that runs on `own` belong, so as not to take its core; empty = anywhere."""
+        known = {core for cores in [*self.pins, self.spares[self.process]] for core in cores}
+        return [] if own is None else sorted(known - {own})
 
     @property
     def worker_dir(self) -> str:

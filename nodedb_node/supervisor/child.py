@@ -11,6 +11,7 @@ from contextlib import suppress
 from nodedb_node import log
 from nodedb_node.ids import Process, process_name
 from nodedb_node.native import pin
+from nodedb_node.supervisor.aside import Aside
 from nodedb_node.supervisor.boot import Boot, decode
 
 BOOT_BYTES_MAX = 1 << 20
@@ -52,16 +53,43 @@ def _pin(boot: Boot) -> None:
             log.warning("memory not bound", node=node, error=os.strerror(error_number))
 
 
-def place_thread(boot: Boot, thread_id: int, own_core: bool) -> None:
-    """Keep a background thread of a pinned process on the node's other cores, where there are any, or let it come home.
+class Place:
+    """Where a process's first thread and its background threads run, after enter() has put them all on its core."""
 
-    At the lowest priority on its own core such a thread still holds a busy loop up for a scheduler's tick, 4 ms with
-    250 Hz, several times a second. Where the other cores are full it gets nowhere: then own_core, for a while.
-    """
-    cores = boot.background_cores
-    if cores:
+    def __init__(self, boot: Boot) -> None:
+        self._boot = boot
+        pins = boot.pins[boot.process]
+        self._aside = Aside(pins[0], boot.spares[boot.process], os.sysconf("SC_CLK_TCK")) if pins else None
+
+    def look(self, now_us: int) -> bool:
+        """Some times a second, from the first thread: step aside or home if it is time; True = on another core now."""
+        aside = self._aside
+        if aside is None or not aside.look(now_us, _read("/proc/self/schedstat"), lambda: _read("/proc/stat")):
+            return False
         with suppress(OSError):  # as in _pin
-            os.sched_setaffinity(thread_id, [*cores, *boot.pins[boot.process]] if own_core else cores)
+            os.sched_setaffinity(0, [aside.core])
+        return True
+
+    def put_thread(self, thread_id: int, own_core: bool) -> None:
+        """Keep a background thread of a pinned process on the other cores, where there are any, or let it come home.
+
+        At the lowest priority on its own core such a thread still holds a busy loop up for a scheduler's tick, 4 ms
+        with 250 Hz, several times a second. Where the other cores are full it gets nowhere: then own_core, for a while.
+        """
+        own = self._aside.core if self._aside else None
+        cores = self._boot.background_cores(own)
+        if cores:
+            with suppress(OSError):
+                os.sched_setaffinity(thread_id, [*cores, own] if own_core and own is not None else cores)
+
+
+def _read(path: str) -> str:
+    """Empty where the kernel was built without it."""
+    try:
+        with open(path) as file:
+            return file.read()
+    except OSError:
+        return ""
 
 
 def ready(boot: Boot) -> None:

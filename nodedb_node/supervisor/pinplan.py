@@ -31,12 +31,13 @@ class Machine(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """pins and memory_nodes go by process number, control first; empty and -1 = left to the kernel."""
+    """All but the first and `pinned` go by process number, control first; empty and -1 = left to the kernel."""
 
     workers: int
     pins: list[list[int]]
     memory_nodes: list[int]
     pinned: bool
+    spares: list[list[int]]  # by process: cores that no worker is pinned to, control's among them (aside.py)
 
 
 class PlanError(ValueError):
@@ -84,13 +85,16 @@ def plan(here: Machine, cpu: CpuSection) -> Plan:
     workers = min(max(1, usable - 1), WORKERS_MAX) if cpu.workers == "auto" else cpu.workers
     pinned = cpu.pin if cpu.pin != "auto" else usable > workers
     if not pinned:
-        return Plan(workers, [[] for _ in range(workers + 1)], [-1] * (workers + 1), False)
+        nowhere: list[list[int]] = [[] for _ in range(workers + 1)]
+        return Plan(workers, nowhere, [-1] * (workers + 1), False, nowhere)
     cores = _place(units, workers, control)
     bind = cpu.numa and here.nodes > 1
     node_of = {c.number: c.node for c in allowed}
     pins = [[] if core is None else [core] for core in cores]
     nodes = [node_of[core] if bind and core is not None else -1 for core in cores]
-    return Plan(workers, pins, nodes, True)
+    spares = set(units) - set(cores[1:])
+    near = [sorted(c for c in spares if not bind or core is None or node_of[c] == node_of[core]) for core in cores[1:]]
+    return Plan(workers, pins, nodes, True, [[], *near])
 
 
 def _control_core(cpu: CpuSection, allowed: Sequence[Cpu]) -> int | None:

@@ -15,8 +15,8 @@ from nodedb_node.supervisor.pinplan import Cpu, Machine, Plan
 
 MIB = 1 << 20
 TWO = Machine((Cpu(0, (0, 0), 0), Cpu(1, (0, 1), 0)), 1, None)
-PINNED = Plan(1, [[0], [1]], [-1, -1], True)
-LOOSE = Plan(2, [[], [], []], [-1, -1, -1], False)
+PINNED = Plan(1, [[0], [1]], [-1, -1], True, [[], [0]])
+LOOSE = Plan(2, [[], [], []], [-1, -1, -1], False, [[], [], []])
 MOUNTS = """\
 22 1 0:20 / / rw,relatime shared:1 - ext4 /dev/vda rw
 30 22 0:25 / /tmp rw - tmpfs tmpfs rw

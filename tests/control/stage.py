@@ -57,6 +57,7 @@ class Stage:
             layout_dir=str(data_dir),
             ports=self.reservation.ports,
             pins=[[]] * (WORKERS + 1),
+            spares=[[]] * (WORKERS + 1),
             memory_nodes=[-1] * (WORKERS + 1),
             shm_fd=self.shared.fd,
             bell_fds=self.shared.bells,

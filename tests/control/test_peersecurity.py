@@ -34,6 +34,7 @@ def boot(directory: Path, security: str = "mtls") -> Boot:
         layout_dir=str(directory),
         ports=Ports("", 0, [], "", 0),
         pins=[[]] * 2,
+        spares=[[]] * 2,
         memory_nodes=[-1] * 2,
         shm_fd=-1,
         bell_fds=[],

@@ -12,10 +12,10 @@ from nodedb_node.supervisor.boot import Boot, Ports
 WAIT_S = 10
 
 
-def boot(pins: list[list[int]], process: int = 1) -> Boot:
+def boot(pins: list[list[int]], spares: list[int] | None = None) -> Boot:
     return Boot(
         role="worker",
-        process=process,
+        process=1,
         generation=1,
         workers=len(pins) - 1,
         supervisor_pid=1,
@@ -28,6 +28,7 @@ def boot(pins: list[list[int]], process: int = 1) -> Boot:
         layout_dir="/nowhere/layout-1",
         ports=Ports("127.0.0.1", 1, [2] * (len(pins) - 1), "127.0.0.1", 3),
         pins=pins,
+        spares=[spares or [] for _ in pins],
         memory_nodes=[-1] * len(pins),
         shm_fd=-1,
         bell_fds=[],
@@ -37,11 +38,20 @@ def boot(pins: list[list[int]], process: int = 1) -> Boot:
 
 
 @pytest.mark.parametrize(
-    ("pins", "expected"),
-    [([[0], [1]], [0]), ([[0], [1], [2, 3]], [0, 2, 3]), ([[], []], []), ([[1], [1]], []), ([[], [1]], [])],
+    ("pins", "spares", "own", "expected"),
+    [
+        ([[0], [1]], [0], 1, [0]),
+        ([[0], [1]], [0], 0, [1]),  # stepped aside: its threads change with it
+        ([[0], [1], [2]], [0, 3], 1, [0, 2, 3]),
+        ([[], []], [], None, []),
+        ([[1], [1]], [], 1, []),
+        ([[], [1]], [], 1, []),
+    ],
 )
-def test_the_other_processes_cores(pins: list[list[int]], expected: list[int]) -> None:
-    assert boot(pins).background_cores == expected
+def test_the_cores_a_process_is_not_on(
+    pins: list[list[int]], spares: list[int], own: int | None, expected: list[int]
+) -> None:
+    assert boot(pins, spares).background_cores(own) == expected
 
 
 def test_a_thread_leaves_its_process_core_and_comes_back() -> None:
@@ -59,9 +69,9 @@ def test_a_thread_leaves_its_process_core_and_comes_back() -> None:
     thread.start()
     try:
         assert told.wait(WAIT_S) and thread.native_id is not None
-        child.place_thread(boot([[other], [own]]), thread.native_id, own_core=False)
+        child.Place(boot([[other], [own]])).put_thread(thread.native_id, own_core=False)
         assert os.sched_getaffinity(thread.native_id) == {other}
-        child.place_thread(boot([[other], [own]]), thread.native_id, own_core=True)
+        child.Place(boot([[other], [own]])).put_thread(thread.native_id, own_core=True)
         assert os.sched_getaffinity(thread.native_id) == {own, other}
         assert os.sched_getaffinity(0) == allowed
     finally:
@@ -72,5 +82,5 @@ def test_a_thread_leaves_its_process_core_and_comes_back() -> None:
 @pytest.mark.parametrize("pins", [[[], []], [[1 << 14], [0]]], ids=["unpinned", "a core that is gone"])
 def test_what_cannot_be_placed_stays(pins: list[list[int]]) -> None:
     before = os.sched_getaffinity(0)
-    child.place_thread(boot(pins), threading.get_native_id(), own_core=False)
+    child.Place(boot(pins)).put_thread(threading.get_native_id(), own_core=False)
     assert os.sched_getaffinity(0) == before

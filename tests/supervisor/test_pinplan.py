@@ -46,7 +46,7 @@ def cores(found: Plan) -> list[int | None]:
 def test_recorded_two_cores_leave_one_for_control() -> None:
     here = seen(recorded("vm-2cpu-cgroup1"))
     assert here.quota is None
-    assert plan(here, CpuSection()) == Plan(1, [[0], [1]], [-1, -1], True)
+    assert plan(here, CpuSection()) == Plan(1, [[0], [1]], [-1, -1], True, [[], [0]])
 
 
 def test_two_workers_on_two_cores_are_not_pinned() -> None:
@@ -56,8 +56,8 @@ def test_two_workers_on_two_cores_are_not_pinned() -> None:
 
 def test_recorded_two_threads_of_one_core_are_one_core() -> None:
     here = seen(recorded("vm-2cpu-one-core"))
-    assert plan(here, CpuSection()) == Plan(1, [[], []], [-1, -1], False)
-    assert plan(here, CpuSection(smt="all")) == Plan(1, [[0], [1]], [-1, -1], True)
+    assert plan(here, CpuSection()) == Plan(1, [[], []], [-1, -1], False, [[], []])
+    assert plan(here, CpuSection(smt="all")) == Plan(1, [[0], [1]], [-1, -1], True, [[], [0]])
 
 
 def test_siblings_carry_no_workers_unless_asked() -> None:
@@ -167,3 +167,11 @@ def test_a_plan_is_always_possible(shape, affinity, reserved, workers, pin, smt,
     if smt == "one":
         physical = {cpu.number: cpu.core for cpu in here.cpus}
         assert len({physical[core] for core in used}) == len(used)
+
+
+def test_spares_are_cores_of_no_worker_on_the_same_node() -> None:
+    found = plan(seen(composed(2, 4, 1)), CpuSection(workers=5))
+    assert found.pins == [[0], [1], [2], [3], [4], [5]]
+    assert found.spares == [[], [0], [0], [0], [6, 7], [6, 7]]
+    anywhere = plan(seen(composed(2, 4, 1)), CpuSection(workers=5, numa=False))
+    assert anywhere.spares == [[]] + [[0, 6, 7]] * 5

@@ -38,7 +38,7 @@ def open_store(boot: Boot, groups: list[Group]) -> Store:
             pause_us=config.pause_us,
         )
     )
-    child.place_thread(boot, store.checkpoint_thread(), own_core=False)
+    child.Place(boot).put_thread(store.checkpoint_thread(), own_core=False)
     for group in groups:
         for vshard in vshards_of_group(group, boot.groups):
             store.own(vshard, group)
