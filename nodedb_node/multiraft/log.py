@@ -21,6 +21,8 @@ from nodedb_node.ids import GroupId
 from nodedb_node.multiraft import books
 from nodedb_node.multiraft.core import MultiRaft
 from nodedb_node.multiraft.messages import Turn
+from nodedb_node.multiraft.snapshot.desk import Desk
+from nodedb_node.multiraft.snapshot.work import SnapshotDisk
 from nodedb_node.native import wal
 from nodedb_node.native.wal import GROUPS_MAX, Book, Record
 from nodedb_node.native.walio import BACKENDS, Io, IoStats
@@ -30,6 +32,7 @@ from nodedb_node.storage.segments import SegmentBook
 
 SLOW_APPEND_US = 1_000_000
 END_WAIT_MS = 30_000
+SNAPSHOT_PIECES = 16  # done per tick
 FIGURE_GROUPS = 64  # whose figures are copied at a time
 
 Apply = Callable[[Any, int], None]
@@ -53,6 +56,7 @@ class Parts(NamedTuple):
     multi: MultiRaft
     groups: list[GroupId]
     last: list[int]  # highest index that the log ever held, by group
+    snapshots: SnapshotDisk | None  # None: this process keeps no store (a tool, a test)
 
 
 class RaftLog:
@@ -82,11 +86,14 @@ class RaftLog:
         self._marks: dict[GroupId, Position] = {}  # in the append in flight
         self._dead_before = 0  # once the append in flight is durable
         self._slow_told = False
+        self._desk = Desk(parts.snapshots, parts.multi) if parts.snapshots is not None else None
         self._figure = 0  # the group whose figures were copied last
 
     def lead(self) -> None:
         """A sole voter waits for no one: the first term's records are written before this returns."""
         now_us = self._now_us()
+        if self._desk is not None:
+            self._desk.restore(now_us)
         self._multi.tick(now_us)
         self._take_turns(now_us, None)
         self._write()
@@ -139,6 +146,7 @@ class RaftLog:
             self._settle()
             self._multi.disk_age(now_us, inflight_us)
             self._multi.tick(now_us)
+            self._do_snapshots(now_us)
             commits = self._take_turns(now_us, None)
             assert not commits, "a sole voter commits when something becomes durable"
         if not self.busy:
@@ -146,6 +154,12 @@ class RaftLog:
         if inflight_us > SLOW_APPEND_US and not self._slow_told:
             log.warning("append to the log is slow", ms=inflight_us // 1000, path=self._source.path)
         self._slow_told = inflight_us > SLOW_APPEND_US
+
+    def _do_snapshots(self, now_us: int) -> None:
+        """A few pieces of what they want of disk and store."""
+        pieces = SNAPSHOT_PIECES
+        while pieces and self._desk is not None and self._desk.step(now_us):
+            pieces -= 1
 
     def _settle(self) -> None:
         """Tell Raft what was written while its groups were alone; all of it is durable."""
@@ -171,7 +185,10 @@ class RaftLog:
         commits, number = 0, self._turn
         while (turn := self._multi.take_turn(now_us)) is not None:
             self._turn = turn.number
-            assert not (turn.free or turn.after or turn.bulk or turn.work), "a sole voter has nobody to talk to"
+            assert not (turn.free or turn.after or turn.bulk), "a sole voter has nobody to talk to"
+            if turn.work:
+                assert self._desk is not None, "snapshots need a store"
+                self._desk.take(turn.work)
             if turn.records:
                 self._waiting.append(self._rows(turn, own))
             for group, first, last in turn.committed:
@@ -386,6 +403,8 @@ class RaftLog:
             if mark:
                 self._finish()
         finally:
+            if self._desk is not None:
+                self._desk.close()
             self._io.close()
             self._book.close()
             self._source.close()

@@ -19,6 +19,7 @@ from nodedb_node.multiraft import books
 from nodedb_node.multiraft.books import Unreadable
 from nodedb_node.multiraft.core import MultiConfig, MultiRaft
 from nodedb_node.multiraft.log import Apply, Parts, RaftLog, append_and_wait
+from nodedb_node.multiraft.snapshot.work import SnapshotDisk
 from nodedb_node.native import wal
 from nodedb_node.native.wal import Book, Record
 from nodedb_node.native.walio import Io, IoConfig
@@ -63,9 +64,10 @@ def open_directory(
     apply: Apply,
     now_us: Callable[[], int],
     sync_us: Any = None,
+    snapshots: SnapshotDisk | None = None,
 ) -> RaftLog:
     """open_log on a directory of the filesystem."""
-    return open_log(LogDirectory(path), config, held, apply, now_us, sync_us)
+    return open_log(LogDirectory(path), config, held, apply, now_us, sync_us, snapshots)
 
 
 def open_log(
@@ -75,6 +77,7 @@ def open_log(
     apply: Apply,
     now_us: Callable[[], int],
     sync_us: Any = None,
+    snapshots: SnapshotDisk | None = None,
 ) -> RaftLog:
     """Recover the log of these groups, hand entries behind held[group].index to apply(records, n), open it, lead.
 
@@ -83,7 +86,7 @@ def open_log(
     try:
         recovered = recovery.recover(source)
         try:
-            opened = _open(recovered, config, held, apply, now_us, sync_us)
+            opened = _open(recovered, config, held, apply, now_us, sync_us, snapshots)
         except BaseException:
             recovered.close()
             raise
@@ -102,6 +105,7 @@ def _open(
     apply: Apply,
     now_us: Callable[[], int],
     sync_us: Any,
+    snapshots: SnapshotDisk | None,
 ) -> RaftLog:
     """Takes the book over."""
     for group, row in held.items():
@@ -122,7 +126,8 @@ def _open(
         restored = _restored(book, held, config, recovered.source.path)
         multi = MultiRaft(_multi(config), restored, random.Random(), now_us())
         groups = [GroupId(group) for group in held]
-        opened = RaftLog(Parts(recovered.source, io, book, segments, multi, groups, last), apply, now_us, replayed)
+        parts = Parts(recovered.source, io, book, segments, multi, groups, last, snapshots)
+        opened = RaftLog(parts, apply, now_us, replayed)
         opened.lead()
         return opened
     except BaseException:

@@ -19,6 +19,7 @@ import msgspec
 
 from nodedb_node._native import ffi
 from nodedb_node.multiraft.snapshot.messages import DIGEST_BYTES, Manifest
+from nodedb_node.multiraft.snapshot.work import SnapshotDamaged
 from nodedb_node.native import kernels
 from nodedb_node.native.move import ROW_BYTES_MAX, Cut, Install, Seal, put_group
 from nodedb_node.native.store import GROUP_STATE_BYTES_MAX, GroupHeader, Store
@@ -32,10 +33,6 @@ MANIFEST_BYTES = 64 * 1024  # what an incoming file keeps before its first chunk
 STEP_BYTES = 256 * 1024
 
 
-class SnapshotDamaged(ValueError):
-    """The bytes contradict the format although their digest is right, or the store refused them."""
-
-
 class Spool:
     """One group's snapshot on this node's disk, for any number of transfers. Close removes the file."""
 
@@ -44,10 +41,8 @@ class Spool:
         self._fd = -1
         self.manifest: Manifest | None = None
 
-    def build(
-        self, store: Store, group: int, vshards: list[int], config: tuple[int, bytes], chunk_bytes: int
-    ) -> Iterator[None]:
-        """Steps; after the last one `manifest` is there. config: (entry term of the group's index, configuration).
+    def build(self, store: Store, group: int, vshards: list[int], chunk_bytes: int) -> Iterator[None]:
+        """Steps; after the last one `manifest` is there, without configuration, which is Raft's to say.
 
         OSError: the disk is full or failed; nothing is left behind.
         """
@@ -69,10 +64,8 @@ class Spool:
             os.unlink(partial)
             raise
         self._fd = fd
-        entry_term, configuration = config
-        self.manifest = Manifest(
-            group, header.applied_index, entry_term, configuration, size_bytes, chunk_bytes, digest.digest()
-        )
+        place = (group, header.applied_index, header.applied_term, b"")
+        self.manifest = Manifest(*place, size_bytes, chunk_bytes, digest.digest())
 
     def read(self, number: int) -> bytes:
         """A chunk. OSError when the disk fails."""
@@ -134,8 +127,9 @@ class Incoming:
         slot = SLOT.pack(kernels.crc32c(data), len(data))
         _pwrite_all(self._fd, slot + data, self._offset(number))
 
-    def install(self, store: Store) -> Iterator[None]:
-        """Steps: sync, verify the digest, then switch each vShard and at last the group's header.
+    def install(self, store: Store, state: bytes) -> Iterator[None]:
+        """Steps: sync, verify the digest, then switch each vShard and at last the group's header, with this state (the
+        sender's own is of no use here).
 
         SnapshotDamaged: the bytes are not what the manifest promised; nothing was switched if the digest differs.
         """
@@ -146,7 +140,7 @@ class Incoming:
             yield
         if digest.digest() != self.manifest.digest:
             raise SnapshotDamaged("the whole differs from its digest")
-        yield from _install(_Reader(self), store, self.manifest)
+        yield from _install(_Reader(self), store, self.manifest, state)
 
     def close(self, remove: bool) -> None:
         os.close(self._fd)
@@ -223,11 +217,12 @@ def _cut(store: Store, vshard: int) -> Cut | None:
         raise
 
 
-def _install(reader: _Reader, store: Store, manifest: Manifest) -> Iterator[None]:
+def _install(reader: _Reader, store: Store, manifest: Manifest, state: bytes) -> Iterator[None]:
     magic, group, vshards, index, term, state_bytes = HEAD.unpack(reader.take(HEAD.size))
-    if (magic, group, index) != (MAGIC, manifest.group, manifest.index) or state_bytes > GROUP_STATE_BYTES_MAX:
+    told = (MAGIC, manifest.group, manifest.index, manifest.entry_term)
+    if (magic, group, index, term) != told or state_bytes > GROUP_STATE_BYTES_MAX:
         raise SnapshotDamaged("its head is another snapshot's")
-    state = reader.take(state_bytes)
+    reader.take(state_bytes)
     for _ in range(vshards):
         vshard, *seal = SECTION.unpack(reader.take(SECTION.size))
         yield from _install_vshard(reader, store, vshard, group, Seal(*seal))

@@ -42,11 +42,12 @@ LIMITS = SnapshotLimits(
     chunk_bytes=256,
     window_chunks=4,
     incoming_max=2,
-    rate_bytes_per_s=400_000,
+    waiting_max=1,
+    rate_bytes_per_s=20_000,
     stall_us=300_000,
     offers_max=8,
     idle_us=6_000_000,
-    corrupt_max=2,
+    corrupt_max=1,
     quarantine_us=5_000_000,
     retry_us=500_000,
     kept_us=3_000_000,
@@ -146,6 +147,9 @@ class TwinDisk:
 
     def found(self) -> list[tuple[Manifest, int]]:
         return [(partial.manifest, partial.prefix()) for _, partial in sorted(self._disk.partials.items())]
+
+    def close(self) -> None:
+        self._cuts.clear()
 
     def _partial(self, manifest: Manifest) -> Partial:
         partial: Partial | None = self._disk.partials.get(manifest.group)

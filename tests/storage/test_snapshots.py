@@ -10,13 +10,15 @@ import msgspec
 import pytest
 
 from nodedb_node.multiraft.snapshot.messages import Manifest
+from nodedb_node.multiraft.snapshot.work import SnapshotDamaged
 from nodedb_node.native.move import Cut
 from nodedb_node.native.store import GroupCut, GroupHeader, Store
-from nodedb_node.storage.snapshots import MANIFEST_BYTES, SLOT, Incoming, SnapshotDamaged, Spool
+from nodedb_node.storage.snapshots import MANIFEST_BYTES, SLOT, Incoming, Spool
 from tests.storage.rows import checkpoint_now, contents, fill, keys_of_group, open_store, vshards_of
 
 GROUP = 3
 CHUNK = 10_000
+STATE = b"the receiver's own"
 
 
 @pytest.fixture
@@ -42,7 +44,7 @@ def target(tmp_path: Path) -> Iterator[Store]:
 @pytest.fixture
 def spool(tmp_path: Path, source: Store) -> Iterator[Spool]:
     made = Spool(str(tmp_path / "group-3.snap"))
-    for _ in made.build(source, GROUP, vshards_of(GROUP), (2, b"voters"), CHUNK):
+    for _ in made.build(source, GROUP, vshards_of(GROUP), CHUNK):
         pass
     yield made
     made.close()
@@ -67,7 +69,7 @@ def shuffled(spool: Spool) -> list[int]:
 
 
 def install(incoming: Incoming, store: Store) -> None:
-    for _ in incoming.install(store):
+    for _ in incoming.install(store, STATE):
         pass
 
 
@@ -77,7 +79,7 @@ def test_what_arrives_is_what_was_cut(tmp_path: Path, spool: Spool, source: Stor
     incoming = receive(spool, tmp_path / "in", shuffled(spool))
     install(incoming, target)
     assert contents(target, GROUP) == contents(source, GROUP)
-    assert target.group(GROUP) == GroupHeader(41, 2, b"state")
+    assert target.group(GROUP) == GroupHeader(41, 2, STATE)
     assert contents(target, GROUP + 1) == other
     incoming.close(remove=True)
     assert not (tmp_path / "in").exists()
@@ -146,7 +148,7 @@ def test_an_install_given_up_half_way_can_be_done_again(
     tmp_path: Path, spool: Spool, source: Store, target: Store
 ) -> None:
     incoming = receive(spool, tmp_path / "in", shuffled(spool))
-    steps = incoming.install(target)
+    steps = incoming.install(target, STATE)
     for _ in range(manifest(spool).chunks + 5):
         next(steps)
     steps.close()
@@ -156,7 +158,7 @@ def test_an_install_given_up_half_way_can_be_done_again(
 
 
 def test_a_spool_given_up_half_way_leaves_nothing(tmp_path: Path, source: Store) -> None:
-    steps = Spool(str(tmp_path / "x.snap")).build(source, GROUP, vshards_of(GROUP), (2, b""), CHUNK)
+    steps = Spool(str(tmp_path / "x.snap")).build(source, GROUP, vshards_of(GROUP), CHUNK)
     next(steps)
     steps.close()
     assert not list(tmp_path.glob("x.snap*"))
@@ -165,7 +167,7 @@ def test_a_spool_given_up_half_way_leaves_nothing(tmp_path: Path, source: Store)
 def test_rows_that_change_while_spooling_are_not_mixed_in_a_vshard(tmp_path: Path, source: Store) -> None:
     """Each vShard is of one moment, never older than the manifest's index."""
     made = Spool(str(tmp_path / "x.snap"))
-    steps = made.build(source, GROUP, vshards_of(GROUP), (2, b""), CHUNK)
+    steps = made.build(source, GROUP, vshards_of(GROUP), CHUNK)
     next(steps)
     next(steps)
     fill(source, GROUP, [(key, b"new") for key in keys_of_group(GROUP, 300)], 42)
@@ -195,6 +197,6 @@ def test_a_vshard_that_a_checkpoint_is_merging_is_waited_for(tmp_path: Path) -> 
                 waited = True
                 break
         assert waited, "the checkpoint ended before it was seen merging"
-        for _ in made.build(store, GROUP, vshards_of(GROUP), (2, b""), CHUNK):
+        for _ in made.build(store, GROUP, vshards_of(GROUP), CHUNK):
             pass
         made.close()

@@ -15,6 +15,7 @@ from nodedb_node.multiraft.start import Held, LogConfig, open_directory
 from nodedb_node.native.engine import Engine
 from nodedb_node.native.store import Store, StoreConfig
 from nodedb_node.routing.places import vshards_of_group
+from nodedb_node.storage.transfers import SnapshotFiles
 from nodedb_node.supervisor import cgroup, child
 from nodedb_node.supervisor.boot import Boot
 from nodedb_node.supervisor.system import read_text
@@ -71,4 +72,7 @@ def open_log(
         floor_bytes=wal.floor_bytes,
         generation=max(1, boot.generation + (boot.node_generation << 16)),
     )
-    return open_directory(path, config, held, engine.replay, now_us, sync_us)
+    snapshots = SnapshotFiles(
+        os.path.join(boot.worker_dir, "snapshots"), store, lambda group: vshards_of_group(Group(group), boot.groups)
+    )
+    return open_directory(path, config, held, engine.replay, now_us, sync_us, snapshots)

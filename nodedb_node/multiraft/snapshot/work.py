@@ -71,3 +71,6 @@ class SnapshotDisk(Protocol):
 
     def found(self) -> list[tuple[Manifest, int]]:
         """At the start: what earlier lives left, each with the number of leading chunks that check."""
+
+    def close(self) -> None:
+        """The end of this life: what arrived stays, cuts do not."""
