@@ -37,6 +37,7 @@ from tests.sim.store import Snapshot, ordered, thawed
 
 BULK = frozenset({Accept, Chunk, ChunkAck, Done, Offer, Refusal})
 BULK_LANE = 1000  # its number beside those of the workers' lanes
+BALLAST = bytes(2500)  # so that the smallest state takes many chunks, and several at a time are throttled
 CHUNKS = 12  # about so many, however large the state grows
 LIMITS = SnapshotLimits(
     chunk_bytes=256,
@@ -96,7 +97,7 @@ class TwinDisk:
         if snapshot is None:
             raise OSError(errno.ENOENT, "the group has no checkpoint")
         yield
-        data = _encode(ordered(snapshot))
+        data = _encode(ordered(snapshot)) + BALLAST
         chunk_bytes = min(max(chunk_bytes, len(data) // CHUNKS), LIMITS.rate_bytes_per_s // 4)
         digest = blake2b(data, digest_size=DIGEST_BYTES).digest()
         manifest = Manifest(group, snapshot.applied, snapshot.term, b"", len(data), chunk_bytes, digest)
@@ -133,7 +134,7 @@ class TwinDisk:
         if None in chunks or blake2b(data, digest_size=DIGEST_BYTES).digest() != manifest.digest:
             raise SnapshotDamaged("the whole differs from its digest")
         yield
-        snapshot = thawed(_decode(data), state)
+        snapshot = thawed(_decode(data[: -len(BALLAST)]), state)
         carried = books.carried_of(state, Configuration())
         place = (snapshot.applied, snapshot.term, snapshot.config_index, snapshot.configuration)
         told = (manifest.index, manifest.entry_term, carried.config_index, carried.configuration)
