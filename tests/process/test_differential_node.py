@@ -93,25 +93,57 @@ def test_connection_and_server(
     assert pair[0].run(*sent) == pair[1].run(*sent)
 
 
+CONTAINERS = {b"acl", b"client", b"cluster", b"command", b"config", b"object"}  # Redis has other subcommands
+WITH_NOTES = {b"bitfield", b"getex", b"set"}  # see docs/differences.md
+SINCE_7_2 = {b"client|setinfo", b"client|no-touch"}
+
+
+def test_the_table_is_that_of_redis(pair: tuple[reference.Connection, reference.Connection]) -> None:
+    """COMMAND INFO of every command and subcommand: arity, flags, categories, keys."""
+    ours, theirs = (words_of(one.run(b"COMMAND", b"LIST")) for one in pair)
+    assert ours - theirs == SINCE_7_2
+    assert {name for name in theirs if name.startswith((b"object|", b"command|"))} <= ours
+    for name in sorted(ours - CONTAINERS - WITH_NOTES - SINCE_7_2):
+        mine, other = (sets_sorted(one.run(b"COMMAND", b"INFO", name)) for one in pair)
+        assert mine == other, name
+    for category in (b"read", b"write", b"keyspace", b"string", b"bitmap", b"connection", b"dangerous", b"admin"):
+        mine, other = (words_of(one.run(b"COMMAND", b"LIST", b"FILTERBY", b"ACLCAT", category)) for one in pair)
+        assert mine == other & ours | mine & SINCE_7_2
+    mine, other = (words_of(one.run(b"COMMAND", b"LIST", b"FILTERBY", b"PATTERN", b"C*E*")) for one in pair)
+    assert mine == other & ours | mine & SINCE_7_2
+
+
+def words_of(reply: bytes) -> set[bytes]:
+    return set(reply.split(b"\r\n")[2::2])
+
+
+def sets_sorted(reply: bytes) -> list[bytes]:
+    """Lines of a reply with those of flags and categories, which have no order, sorted where they are neighbours."""
+    found: list[bytes] = []
+    for line in reply.split(b"\r\n"):
+        found.append(line)
+        at = len(found) - 1
+        while line[:1] == b"+" and at and found[at - 1][:1] == b"+" and found[at - 1] > found[at]:
+            found[at - 1], found[at] = found[at], found[at - 1]
+            at -= 1
+    return found
+
+
 def test_what_covers_the_node(node: Node, pair: tuple[reference.Connection, reference.Connection]) -> None:
     """DBSIZE, KEYS, SCAN and RANDOMKEY: all keys on the shared port, each worker's own on its port."""
     ours, _ = pair
     names = {b"key:%d" % i for i in range(500)}
     ours.pipeline([(b"SET", name, b"1") for name in names])
-    assert scan_all(ours) == names == keys_of(ours.run(b"KEYS", b"*"))
+    assert scan_all(ours) == names == words_of(ours.run(b"KEYS", b"*"))
     assert ours.run(b"DBSIZE") == b":500\r\n"
     assert ours.run(b"RANDOMKEY").split(b"\r\n")[1] in names
     parts = []
     for port in node.worker_ports:
         with reference.Connection(port) as worker:
             parts.append(scan_all(worker))
-            assert keys_of(worker.run(b"KEYS", b"key:*")) == parts[-1]
+            assert words_of(worker.run(b"KEYS", b"key:*")) == parts[-1]
             assert worker.run(b"DBSIZE") == b":%d\r\n" % len(parts[-1])
     assert len(parts[0]) + len(parts[1]) == 500 and parts[0] | parts[1] == names
-
-
-def keys_of(reply: bytes) -> set[bytes]:
-    return set(reply.split(b"\r\n")[2::2])
 
 
 def scan_all(connection: reference.Connection) -> set[bytes]:

@@ -12,8 +12,7 @@ FOR_ADMINS = "admin noscript loading stale"
 ROWS = (
     row("acl", 384, -2, "", "6.0.0", "Users and their rules; a container of subcommands."),
     row("acl|cat", 385, -2, FOR_ALL, "6.0.0", "The categories of commands, or the commands of one."),
-    row("acl|deluser", 386, -3, FOR_ADMINS, "6.0.0", "Deletes users and closes their connections.",
-        tips=("request_policy:all_nodes", "response_policy:all_succeeded")),
+    row("acl|deluser", 386, -3, FOR_ADMINS, "6.0.0", "Deletes users and closes their connections."),
     row("acl|dryrun", 387, -4, FOR_ADMINS, "7.0.0", "Whether a user may run a command, without running it."),
     row("acl|genpass", 388, -2, FOR_ALL, "6.0.0", "A random password."),
     row("acl|getuser", 389, 3, FOR_ADMINS, "6.0.0", "One user."),
@@ -22,8 +21,7 @@ ROWS = (
     row("acl|load", 392, 2, FOR_ADMINS, "6.0.0", "Refused: users are kept in the catalog, not in a file."),
     row("acl|log", 393, -2, FOR_ADMINS, "6.0.0", "What clients were refused lately."),
     row("acl|save", 394, 2, FOR_ADMINS, "6.0.0", "Refused: users are kept in the catalog, not in a file."),
-    row("acl|setuser", 395, -3, FOR_ADMINS, "6.0.0", "Makes a user, or changes its rules.",
-        tips=("request_policy:all_nodes", "response_policy:all_succeeded")),
+    row("acl|setuser", 395, -3, FOR_ADMINS, "6.0.0", "Makes a user, or changes its rules."),
     row("acl|users", 396, 2, FOR_ADMINS, "6.0.0", "The names of the users."),
     row("acl|whoami", 397, 2, FOR_ALL, "6.0.0", "The connection's user."),
 )

@@ -26,17 +26,21 @@ def command_count(ctx: Context, argv: list[bytes]) -> bytes:
 
 
 def command_list(ctx: Context, argv: list[bytes]) -> bytes:
-    names: list[resp.Value] = [row.name for row in table.public_rows()]
-    if len(argv) == 2:
-        return resp.encode(names, ctx.resp)
-    if len(argv) != 5 or argv[2].lower() != b"filterby":
-        return resp.error(Kind.SYNTAX.value)
-    kind, value = argv[3].lower(), argv[4].decode("latin-1").lower()
-    if kind == b"pattern":
-        return resp.encode([name for name in names if fnmatch.fnmatchcase(str(name), value)], ctx.resp)
-    if kind == b"aclcat":
-        return resp.encode([row.name for row in table.public_rows() if f"@{value}" in row.categories], ctx.resp)
-    return resp.encode([], ctx.resp) if kind == b"module" else resp.error(Kind.SYNTAX.value)
+    """Subcommands too, as in Redis, which counts them in no COMMAND COUNT."""
+    rows = [child for row in table.public_rows() for child in (row, *table.subcommands(row))]
+    if len(argv) != 2:
+        if len(argv) != 5 or argv[2].lower() != b"filterby":
+            return resp.error(Kind.SYNTAX.value)
+        kind, value = argv[3].lower(), argv[4].decode("latin-1").lower()
+        if kind == b"pattern":
+            rows = [row for row in rows if fnmatch.fnmatchcase(row.name, value)]
+        elif kind == b"aclcat":
+            rows = [row for row in rows if f"@{value}" in row.categories]
+        elif kind == b"module":
+            rows = []
+        else:
+            return resp.error(Kind.SYNTAX.value)
+    return resp.encode([row.name for row in rows], ctx.resp)
 
 
 def command_info(ctx: Context, argv: list[bytes]) -> bytes:
@@ -73,10 +77,11 @@ def command_help(ctx: Context, argv: list[bytes]) -> bytes:
 
 
 def info(ctx: Context, argv: list[bytes]) -> bytes:
-    wanted = {name.decode("latin-1").lower() for name in argv[1:]} - {"default", "all", "everything"}
+    wanted = {name.decode("latin-1").lower() for name in argv[1:]}
+    everything = not wanted or wanted & {"default", "all", "everything"}
     parts = []
     for name, facts in ctx.info().items():
-        if not wanted or name in wanted:
+        if everything or name in wanted:
             lines = "".join(f"{key}:{value}\r\n" for key, value in facts.items())
             parts.append(f"# {name.capitalize()}\r\n{lines}")
     return resp.verbatim("\r\n".join(parts), ctx.resp)
