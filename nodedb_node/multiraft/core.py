@@ -325,7 +325,7 @@ class MultiRaft:
         self._up.pop(peer, None)
         for group in list(self._outbound(peer).set):
             self._rafts[group].unreachable(peer)
-            self._touch(group)
+        self._out_of_contact(now_us, peer)
         lane = self._in.get(peer)
         if lane is not None and not lane.lost:
             self._lane_lost(now_us, lane)
@@ -341,6 +341,9 @@ class MultiRaft:
         for lane in self._in.values():
             if not lane.lost and lane.heard_us + self.config.silence_us < due_us:
                 due_us = lane.heard_us + self.config.silence_us
+        for out in self._out.values():
+            if out.waits_us and out.set and not out.silent and out.waits_us + self.config.silence_us < due_us:
+                due_us = out.waits_us + self.config.silence_us
         for wait_us in (self.watchers.next_deadline_us(), self._transfers.next_deadline_us()):
             if wait_us is not None and wait_us < due_us:
                 due_us = wait_us
@@ -360,6 +363,10 @@ class MultiRaft:
             if not lane.lost and lane.heard_us + self.config.silence_us <= now_us:
                 mark("multi-lane-silent")
                 self._lane_lost(now_us, lane)
+        for peer, out in self._out.items():
+            if out.waits_us and out.set and not out.silent and out.waits_us + self.config.silence_us <= now_us:
+                mark("multi-lane-unanswered")
+                self._out_of_contact(now_us, peer)
         self._waits += self.watchers.tick(now_us)
         self._transfers.tick(now_us)
         self._drop_stale_deadlines()
@@ -547,6 +554,8 @@ class MultiRaft:
         raft = self._rafts.get(group)
         if raft is not None:
             raft.lane_exception(now_us, peer, term)
+            if raft.role is Role.LEADER:  # still: the peer's contact does not count
+                raft.lane_lost(now_us, peer)
             self._touch(group)
 
     def _peer_restarted(self, now_us: Micros, peer: NodeNumber) -> None:
@@ -560,6 +569,14 @@ class MultiRaft:
         lane.lost = True
         for rank, group in enumerate(sorted(lane.set)):
             self._group_lost(now_us, lane.peer, group, rank)
+
+    def _out_of_contact(self, now_us: Micros, peer: NodeNumber) -> None:
+        """The groups led here watch their quorums (CheckQuorum) from now on, until all voters are in contact again."""
+        lane = self._outbound(peer)
+        lane.silent = True
+        for group in list(lane.set):
+            self._rafts[group].lane_lost(now_us, peer)
+            self._touch(group)
 
     def _group_lost(self, now_us: Micros, peer: NodeNumber, group: GroupId, rank: int) -> None:
         raft = self._rafts.get(group)

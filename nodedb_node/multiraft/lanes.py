@@ -27,6 +27,8 @@ class Outbound:
         self.peer_generation = 0  # of the process that acknowledged last; 0 = none yet
         self.set: dict[GroupId, Term] = {}
         self.acked_sent_us: Micros = 0
+        self.waits_us: Micros = 0  # since when heartbeats are not answered; 0 = the newest was
+        self.silent = False  # for so long that leaders count the peer as out of contact
         self._since: dict[GroupId, int] = {}  # first heartbeat with the group at this term
         self._kept: dict[GroupId, Micros] = {}  # contact from before a doubt began
         self._doubts: dict[GroupId, tuple[Doubt, Term]] = {}
@@ -66,6 +68,7 @@ class Outbound:
         """The next heartbeat: everything that changed since the acknowledged epoch."""
         self._number += 1
         self._sent.append((self._number, now_us))
+        self.waits_us = self.waits_us or now_us
         self._sent_epoch = self._epoch
         groups = sorted(self.set if self._acked_epoch == 0 else self._changed)
         present = tuple((group, self.set[group]) for group in groups if group in self.set)
@@ -87,6 +90,7 @@ class Outbound:
             return None
         self._keep({group for group, _, _ in ack.doubts})
         self._acked_number, self.acked_sent_us = ack.number, sent_us
+        self.waits_us, self.silent = 0 if ack.number == self._number else sent_us, False
         self._acked_epoch = ack.epoch
         self._changed = {group: epoch for group, epoch in self._changed.items() if epoch > ack.epoch}
         # A doubt about what the group was before its newest change says nothing.

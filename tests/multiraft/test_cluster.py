@@ -1,6 +1,7 @@
 """MultiRaft among others: elections over lanes, idle cost, lost lanes, doubts, restarts, stalled disks, fairness."""
 
 import msgspec
+import pytest
 
 from nodedb_node.ids import GroupId, NodeNumber
 from nodedb_node.multiraft.messages import Doubt, LaneAck, LaneHeartbeat, Outcome, Reason
@@ -76,6 +77,30 @@ def test_a_cut_off_leader_steps_down_and_its_groups_go_on_elsewhere() -> None:
     assert isinstance(answers[0], NotLeader)
     cluster.propose(2, b"while it was away")
     cluster.heal()
+    cluster.until(cluster.led)
+
+
+@pytest.mark.parametrize("noticed", [False, True], ids=["silence", "lane down"])
+def test_a_leader_of_idle_groups_that_is_cut_off_steps_down(noticed: bool) -> None:
+    """CheckQuorum runs only while a voter is out of contact: silence of those who lead nothing here counts, too."""
+    cluster = Cluster(3, 4)
+    cluster.until(cluster.led)
+    for group in range(4):
+        while (leader := cluster.leader(group)) != 1:
+            assert leader is not None
+            cluster.processes[NodeNumber(leader)].multi.transfer(cluster.now_us, GroupId(group), NodeNumber(1))
+            cluster.run(SECOND)
+    cluster.run(5 * SECOND)  # no deadline is left from the elections
+    process = cluster.processes[NodeNumber(1)]
+    cluster.isolate(1)
+    if noticed:
+        for peer in (2, 3):
+            process.multi.lane_down(cluster.now_us, NodeNumber(peer))
+    cluster.run(4 * SECOND)
+    assert [process.multi.raft(GroupId(group)).role for group in range(4)].count(Role.LEADER) == 0
+    cluster.heal()
+    for peer in (2, 3):
+        process.multi.lane_up(cluster.now_us, NodeNumber(peer), 1)
     cluster.until(cluster.led)
 
 
