@@ -23,12 +23,11 @@ from tests.raft.group import MS, Group, Replica, short, text, words
 UNITS = {"ms": MS, "s": 1000 * MS}
 
 
-class Script:
-    """Runs the blocks of one script on one group."""
+class Commands:
+    """Runs blocks; commands are methods."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
-        self.group = Group(3)
 
     def run(self, commands: list[str]) -> list[str]:
         """Output of one block."""
@@ -44,6 +43,19 @@ class Script:
 
     def say(self, line: str) -> None:
         self.lines.append(line.rstrip())
+
+    def quietly(self, action: Callable[[], Any]) -> None:
+        length = len(self.lines)
+        action()
+        del self.lines[length:]
+
+
+class Script(Commands):
+    """Runs the blocks of one script on one group."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.group = Group(3)
 
     # ---- the group ----
 
@@ -263,11 +275,6 @@ class Script:
         elif value is not None:
             self.say(f"refused: {words(value)}")
 
-    def quietly(self, action: Callable[[], Any]) -> None:
-        length = len(self.lines)
-        action()
-        del self.lines[length:]
-
     def offered(self, replica: Replica) -> SnapshotOffered:
         return next(event for event in reversed(replica.events) if isinstance(event, SnapshotOffered))
 
@@ -305,9 +312,8 @@ def blocks(script: str) -> list[tuple[list[str], list[str], list[str]]]:
     return found
 
 
-def rewritten(script: str) -> str:
+def rewritten(script: str, machine: Commands) -> str:
     """The script with the outputs of now."""
-    machine = Script()
     parts = []
     for comments, commands, _ in blocks(script):
         output = machine.run(commands) if commands else []
@@ -315,5 +321,5 @@ def rewritten(script: str) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def scripts() -> list[Path]:
-    return sorted((Path(__file__).parent / "testdata").glob("*.txt"))
+def scripts(directory: Path) -> list[Path]:
+    return sorted((directory / "testdata").glob("*.txt"))

@@ -10,8 +10,10 @@ import pytest
 
 from tests.raft.scripts import Script, blocks, rewritten, scripts
 
+HERE = Path(__file__).parent
 
-@pytest.mark.parametrize("path", scripts(), ids=lambda path: path.stem)
+
+@pytest.mark.parametrize("path", scripts(HERE), ids=lambda path: path.stem)
 def test_script(path: Path) -> None:
     machine = Script()
     for _, commands, expected in blocks(path.read_text()):
@@ -21,8 +23,8 @@ def test_script(path: Path) -> None:
 
 def main() -> None:
     assert sys.argv[1:] == ["--rewrite"], __doc__
-    for path in scripts():
-        path.write_text(rewritten(path.read_text()))
+    for path in scripts(HERE):
+        path.write_text(rewritten(path.read_text(), Script()))
 
 
 if __name__ == "__main__":
