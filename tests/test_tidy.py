@@ -329,6 +329,18 @@ def test_documents_exist(name: str) -> None:
     assert (ROOT / name).stat().st_size > 500
 
 
+def test_the_map_is_that_of_the_land() -> None:
+    """ARCHITECTURE.md names every package, and no file that is not there; file-formats.md every format described."""
+    text = (ROOT / "ARCHITECTURE.md").read_text()
+    packages = {path.parent for path in modules().values() if path.parent.parent.parent == ROOT}
+    assert [path.name for path in sorted(packages) if not re.search(rf"[/ ,]{path.name}/", text)] == []
+    roots = ("", "nodedb_node/", "workers/", "docs/", "nodedb_node/transport/")
+    named = sorted(set(re.findall(r"\b[\w/]*\w\.(?:py|h|c|md)\b", text)))
+    assert [name for name in named if not any((ROOT / root / name).exists() for root in roots)] == []
+    formats = (ROOT / "docs/file-formats.md").read_text()
+    assert [path.name for path in (ROOT / "docs/formats").glob("*.md") if path.name not in formats] == []
+
+
 def test_links_between_documents_work() -> None:
     bad = []
     for path in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]:
