@@ -57,8 +57,16 @@ def keys_of_group(group: int, n: int) -> list[bytes]:
     return keys
 
 
-def fill(store: Store, group: int, pairs: list[tuple[bytes, bytes]], index: int, checkpoint: bool = True) -> None:
-    """One entry, applied and, if asked, checkpointed with the group's state b"state"."""
+def fill(
+    store: Store,
+    group: int,
+    pairs: list[tuple[bytes, bytes]],
+    index: int,
+    checkpoint: bool = True,
+    state: bytes = b"state",
+    term: int = 2,
+) -> None:
+    """One entry, applied and, if asked, checkpointed with this as the group's state."""
     config = EngineConfig(
         worker=0,
         workers=1,
@@ -73,16 +81,16 @@ def fill(store: Store, group: int, pairs: list[tuple[bytes, bytes]], index: int,
         moved=False,
     )
     with closing(Engine(config, store, build_cmdtab(), ffi.new("nd_metrics *"))) as engine:
-        engine.set_applied(group, index - 1, 2)
-        array, keep = wal.records_array([wal.Record(wal.ENTRY, group, 2, index, set_entry(pairs), wal.DATA)])
+        engine.set_applied(group, index - 1, term)
+        array, keep = wal.records_array([wal.Record(wal.ENTRY, group, term, index, set_entry(pairs), wal.DATA)])
         engine.replay(array, 1)
         del keep
     if checkpoint:
-        checkpoint_now(store, group, index)
+        checkpoint_now(store, group, index, state, term)
 
 
-def checkpoint_now(store: Store, group: int, index: int) -> None:
-    store.checkpoint_begin([GroupCut(group, index, 2, b"state")])
+def checkpoint_now(store: Store, group: int, index: int, state: bytes = b"state", term: int = 2) -> None:
+    store.checkpoint_begin([GroupCut(group, index, term, state)])
     while store.checkpoint_end() is False:
         select.select([store.checkpoint_fd()], [], [], 10)
 
