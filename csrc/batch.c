@@ -93,6 +93,7 @@ void batches_free(nd_engine *e)
         chain_free(e->groups[i].open);
         chain_free(e->groups[i].sealed);
         chain_free(e->groups[i].flying);
+        free(e->groups[i].halted);
     }
     chain_free(e->pool);
 }
@@ -246,6 +247,12 @@ void run(nd_engine *e, const nd_cmdrow *row, uint32_t vshard, const nd_arg *argv
 
 void submit(nd_engine *e, const nd_cmdrow *row, uint32_t vshard, const nd_arg *argv, uint32_t argc, const dest *to, origin *from)
 {
+    const char *halted = halted_text(e, vshard);
+    if (halted && !(row->flags & ND_CMD_WORKER)) {
+        e->m->halted_refusals++;
+        deliver_text(e, to, halted);
+        return;
+    }
     if (row->flags & ND_CMD_WRITE) {
         if (e->refuse >= 0 && (row->flags & ND_CMD_DENYOOM)) {
             e->m->overload_refusals++;
@@ -336,25 +343,6 @@ static batch *take_sealed(group *g)
     return b;
 }
 
-void nd_engine_proposed(nd_engine *e, uint32_t n)
-{
-    ND_ASSERT(n == e->recs_n);
-    for (uint32_t i = 0; i < n; i++) {
-        batch *b = e->rec_batches[i];
-        group *g = &e->groups[b->group];
-        ND_ASSERT(take_sealed(g) == b);
-        b->index = e->recs[i].index;
-        b->term = e->recs[i].term;
-        if (g->flying)
-            g->flying_last->next = b;
-        else
-            g->flying = b;
-        g->flying_last = b;
-        nd_hist_add(&e->m->batch_commands, b->commands);
-    }
-    e->recs_n = 0;
-}
-
 static void settle(nd_engine *e, const op *o)
 {
     e->pending--;
@@ -390,23 +378,79 @@ static void run_read(nd_engine *e, batch *b, const op *o)
     deliver(e, &o->to, e->reply.buf, e->reply.len);
 }
 
+/* Its commands are answered and not applied; reads in it see what is there, or are refused with a halted group. */
+static void refuse_batch(nd_engine *e, batch *b, const char *text)
+{
+    const char *halted = e->groups[b->group].halted;
+    for (uint32_t k = 0; k < b->n_ops; k++) {
+        const op *o = &b->ops[k];
+        settle(e, o);
+        if (o->read && !halted)
+            run_read(e, b, o);
+        else
+            deliver_text(e, &o->to, o->read ? halted : text);
+    }
+    e->gathered_bytes -= b->entry.len - ENTRY_HEADER;
+    batch_done(e, b);
+}
+
+uint32_t nd_engine_proposed(nd_engine *e, uint32_t n)
+{
+    ND_ASSERT(n == e->recs_n);
+    uint32_t refused = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        batch *b = e->rec_batches[i];
+        group *g = &e->groups[b->group];
+        ND_ASSERT(take_sealed(g) == b);
+        if (e->recs[i].index == 0) {
+            uint64_t text = e->recs[i].term;
+            ND_ASSERT(text < ND_TEXTS);
+            if (text == ND_TEXT_HALTED)
+                e->m->halted_refusals += b->commands;
+            else
+                e->m->overload_refusals += b->commands;
+            refuse_batch(e, b, text == ND_TEXT_HALTED && g->halted ? g->halted : e->texts[text]);
+            refused++;
+            continue;
+        }
+        b->index = e->recs[i].index;
+        b->term = e->recs[i].term;
+        if (g->flying)
+            g->flying_last->next = b;
+        else
+            g->flying = b;
+        g->flying_last = b;
+        nd_hist_add(&e->m->batch_commands, b->commands);
+    }
+    e->recs_n = 0;
+    return refused;
+}
+
 void nd_engine_refuse_sealed(nd_engine *e, uint32_t text)
 {
     for (uint32_t i = 0; i < e->recs_n; i++) {
         batch *b = e->rec_batches[i];
         ND_ASSERT(take_sealed(&e->groups[b->group]) == b);
-        for (uint32_t k = 0; k < b->n_ops; k++) {
-            settle(e, &b->ops[k]);
-            if (b->ops[k].read)
-                run_read(e, b, &b->ops[k]);
-            else
-                deliver_text(e, &b->ops[k].to, e->texts[text]);
-        }
-        e->gathered_bytes -= b->entry.len - ENTRY_HEADER;
         e->m->overload_refusals += b->commands;
-        batch_done(e, b);
+        refuse_batch(e, b, e->texts[text]);
     }
     e->recs_n = 0;
+}
+
+void nd_engine_halt(nd_engine *e, uint32_t number, const char *text)
+{
+    ND_ASSERT(number < e->cfg.groups && e->recs_n == 0);
+    group *g = &e->groups[number];
+    if (g->halted)
+        return;
+    g->halted = strdup(text);
+    ND_ASSERT(g->halted);
+    e->halted_n++;
+    while (g->flying) {
+        batch *b = g->flying;
+        g->flying = b->next;
+        refuse_batch(e, b, e->texts[ND_TEXT_UNKNOWN]);
+    }
 }
 
 /* ---- apply ---- */
@@ -549,11 +593,15 @@ int nd_engine_replay(nd_engine *e, const nd_wal_rec *recs, uint32_t n)
         if (recs[i].group >= e->cfg.groups || !e->groups[recs[i].group].mine)
             return -EBADMSG;
         group *g = &e->groups[recs[i].group];
-        if (recs[i].index <= g->applied)
+        if (recs[i].index <= g->applied || g->stopped_at)
             continue;
         if (recs[i].index != g->applied + 1)
             return -EBADMSG;
-        int rc = recs[i].kind == ND_WAL_DATA ? replay_entry(e, &recs[i]) : 0;
+        int rc = recs[i].kind == ND_WAL_DATA ? replay_entry(e, &recs[i]) : recs[i].kind > ND_WAL_KIND_MAX ? -EBADMSG : 0;
+        if (rc == -EBADMSG && !e->fatal) {
+            g->stopped_at = recs[i].index;
+            continue;
+        }
         if (rc < 0)
             return rc;
         g->applied = recs[i].index;
@@ -561,6 +609,8 @@ int nd_engine_replay(nd_engine *e, const nd_wal_rec *recs, uint32_t n)
     }
     return 0;
 }
+
+uint64_t nd_engine_stopped_at(nd_engine *e, uint32_t group_number) { return e->groups[group_number].stopped_at; }
 
 uint64_t nd_engine_stamp(nd_engine *e) { return e->stamp; }
 
@@ -603,12 +653,17 @@ int nd_engine_sweep(nd_engine *e, uint64_t stamp, uint64_t now_us, uint32_t rows
         const uint8_t *p = s.found.p + at;
         char text[24];
         int n = snprintf(text, sizeof text, "%lld", (long long)get64(p + 4));
+        uint32_t next = 16 + get32(p + 12);
+        if (halted_text(e, get32(p))) {
+            at += next;
+            continue;
+        }
         nd_arg argv[3] = {{(const uint8_t *)e->expire_row->name, (uint32_t)strlen(e->expire_row->name)},
                           {p + 16, get32(p + 12)},
                           {(const uint8_t *)text, (uint32_t)n}};
         submit_write(e, e->expire_row, get32(p), argv, 3, &nowhere, NULL);
         e->m->store_expired++;
-        at += 16 + get32(p + 12);
+        at += next;
     }
     free(s.found.p);
     return examined;

@@ -34,7 +34,8 @@ typedef struct nd_engine nd_engine;
 #define ND_TEXT_MAXCLIENTS 6
 #define ND_TEXT_KEY_TOO_LONG 7
 #define ND_TEXT_CLUSTERDOWN 8
-#define ND_TEXTS 9
+#define ND_TEXT_HALTED 9
+#define ND_TEXTS 10
 
 typedef struct nd_engine_cfg {
     uint32_t self;                /* this worker's number, from 0 */
@@ -102,7 +103,12 @@ nd_wal_rec *nd_engine_recs(nd_engine *e);
 int nd_engine_seal(nd_engine *e, uint64_t stamp, uint64_t seed, uint64_t now_us);
 /* 1 if a command that needs disk space is among the sealed records. */
 int nd_engine_sealed_needs_space(nd_engine *e);
-void nd_engine_proposed(nd_engine *e, uint32_t n);                         /* term and index of the records are now the batches' */
+/* Term and index of the records are now the batches'. A record whose index is 0 was refused: its term is the text that answers
+ * its commands. Returns how many were refused. */
+uint32_t nd_engine_proposed(nd_engine *e, uint32_t n);
+/* The group serves no more: every command for its keys is answered with this error from now on, reads too; what was proposed and
+ * not committed is answered UNKNOWN. Not while an append is in flight. Commands over all rows of the worker go on. */
+void nd_engine_halt(nd_engine *e, uint32_t group, const char *text);
 void nd_engine_refuse_sealed(nd_engine *e, uint32_t text);                 /* the log did not take them: answer all with the text */
 int nd_engine_commit(nd_engine *e, const nd_commit *commits, uint32_t n, uint64_t now_us);
 int nd_engine_flush(nd_engine *e, uint64_t now_us);
@@ -111,8 +117,10 @@ void nd_engine_refuse_writes(nd_engine *e, int text);                      /* te
 /* Look at up to rows_max rows for expiry and propose deletes for those due; returns rows examined. */
 int nd_engine_sweep(nd_engine *e, uint64_t stamp, uint64_t now_us, uint32_t rows_max);
 
-/* Apply an entry of the log at start; commands whose vShard already holds the index are skipped. */
+/* Apply entries of the log at start; commands whose vShard already holds the index are skipped. An entry that this version cannot
+ * apply stops its group there: the rest of the group's entries are passed over. */
 int nd_engine_replay(nd_engine *e, const nd_wal_rec *recs, uint32_t n);
+uint64_t nd_engine_stopped_at(nd_engine *e, uint32_t group);               /* index of that entry, 0 = none */
 /* The newest stamp seen: a restarted worker's clock must not go back behind what it applied. */
 uint64_t nd_engine_stamp(nd_engine *e);
 uint64_t nd_engine_applied(nd_engine *e, uint32_t group);

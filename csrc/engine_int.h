@@ -36,6 +36,8 @@ typedef struct group {
     batch *sealed, *sealed_last;   /* closed, waiting to be proposed */
     batch *flying, *flying_last;   /* proposed, in log order */
     uint64_t applied, applied_term;
+    uint64_t stopped_at;           /* replay: the entry that cannot be applied, 0 = none */
+    char *halted;                  /* what its commands are answered; NULL = it serves */
 } group;
 
 typedef struct list {              /* of connection or group numbers */
@@ -85,6 +87,7 @@ struct nd_engine {
     list free_conns, dirty, resume, py_queue;
     uint32_t conns_open, next_gen, life; /* life: differs from that of every former life of this process */
     group groups[ND_GROUPS_MAX];
+    uint32_t halted_n;             /* groups that are halted; almost always none */
     list open_groups;
     batch *pool;
     uint32_t pool_n;
@@ -119,6 +122,12 @@ uint8_t *bytes_room(bytes *b, size_t more);
 void nd_engine_note(nd_engine *e, uint32_t kind, uint32_t conn_idx, uint64_t value, const char *text);
 void call_finish(nd_engine *e, uint32_t token, const uint8_t *p, size_t n);
 bool worker_of(nd_engine *e, uint32_t vshard, uint32_t *worker);
+
+/* What a command for the vShard is answered because its group is halted; NULL = it is served. */
+static inline const char *halted_text(const nd_engine *e, uint32_t vshard)
+{
+    return e->halted_n ? e->groups[vshard * e->cfg.groups / ND_VSHARDS].halted : NULL;
+}
 
 /* batch.c */
 void submit(nd_engine *e, const nd_cmdrow *row, uint32_t vshard, const nd_arg *argv, uint32_t argc, const dest *to, origin *from);

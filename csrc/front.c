@@ -73,7 +73,7 @@ static void answer_now(nd_engine *e, conn *c, const nd_cmdrow *row, const nd_arg
 /* A read that nothing precedes goes straight into the output: no slot, no copy. */
 static bool read_now(nd_engine *e, conn *c, const nd_cmdrow *row, uint32_t vshard, const nd_arg *argv, uint32_t argc)
 {
-    if (!(row->flags & ND_CMD_READ) || c->head != c->tail)
+    if (!(row->flags & ND_CMD_READ) || c->head != c->tail || halted_text(e, vshard))
         return false;
     ND_ASSERT(c->origin.pending == 0 || c->origin.vshards);
     if (c->origin.pending && (c->origin.vshards >> (vshard & 63) & 1))

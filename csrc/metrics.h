@@ -22,11 +22,19 @@ typedef struct nd_group_row {
     uint64_t role, term, leader, commit, applied, last, reason;
 } nd_group_row;
 
+/* Why a group is halted, in words. */
+#define ND_HALTS_MAX 16
+typedef struct nd_halt_row {
+    uint64_t held;                /* 1 = the row says something */
+    uint64_t group;
+    char why[240];
+} nd_halt_row;
+
 typedef struct nd_metrics {
     uint64_t started_ms;          /* wall clock; the supervisor's, who knows it (state, pid, generation: process table, shm.h) */
     uint64_t heartbeat_us;        /* CLOCK_BOOTTIME of the last loop turn */
     uint64_t commands, commands_write, commands_read, commands_python, commands_forwarded, commands_served_for_peers;
-    uint64_t errors, overload_refusals, deadline_refusals, protocol_errors;
+    uint64_t errors, overload_refusals, halted_refusals, deadline_refusals, protocol_errors;
     uint64_t connections, connections_accepted, connections_closed, output_limit_closed;
     uint64_t tls_handshakes, tls_handshake_failures, tls_refusals, tls_not_after, tls_lists_end;
     uint64_t commands_denied, auth_failures, auth_refusals, protected_refusals, auth_timeouts;
@@ -48,6 +56,7 @@ typedef struct nd_metrics {
     nd_hist loop_stall_us;        /* lateness of a timer, see timer.h */
     nd_hist checkpoint_ms;
     nd_hist ring_depth_bytes;
+    nd_halt_row halts[ND_HALTS_MAX]; /* the first halted groups; the reason of more is in the log */
     nd_group_row groups[ND_GROUPS_MAX];
 } nd_metrics;
 /* cffi:end */

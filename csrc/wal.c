@@ -253,7 +253,7 @@ int nd_wal_record_open(nd_wal_rec *rec, int *rewritten)
         rec->data++;
         rec->len--;
     }
-    if (rec->type == 0 || rec->type > ND_WAL_TYPE_MAX || rec->kind > ND_WAL_KIND_MAX)
+    if (rec->type == 0 || rec->type > ND_WAL_TYPE_MAX)
         return -ENOTSUP;
     return (rec->type == ND_WAL_ENTRY) == (rec->kind != 0) ? 0 : -EBADMSG;
 }

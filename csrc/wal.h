@@ -83,8 +83,9 @@ int64_t nd_wal_append_encode(uint8_t *buf, uint64_t cap, nd_wal_append *at, cons
 int nd_wal_append_check(const uint8_t *seg, uint64_t len, uint64_t off, uint64_t segment_id, nd_wal_append *out);
 /* 1 = found the first valid append at or after off, 0 = none. */
 int nd_wal_append_find(const uint8_t *seg, uint64_t len, uint64_t off, uint64_t segment_id, nd_wal_append *out);
-/* A rewritten record becomes what it carries, and *rewritten 1. 0, -ENOTSUP = its type (rec->type) or an entry's kind is from a
- * later version, -EBADMSG = a rewrite without content, a kind where there is none to be, an entry without one. */
+/* A rewritten record becomes what it carries, and *rewritten 1. 0, -ENOTSUP = its type (rec->type) is from a later version,
+ * -EBADMSG = a rewrite without content, a kind where there is none to be, an entry without one. An entry's kind may be any: one
+ * above ND_WAL_KIND_MAX stops its group, not the log. */
 int nd_wal_record_open(nd_wal_rec *rec, int *rewritten);
 /* Next record of a checked append, opened; *pos starts at 0. 1 = filled, 0 = end, or what nd_wal_record_open found. */
 int nd_wal_record_next(const uint8_t *seg, const nd_wal_append *at, uint64_t *pos, nd_wal_rec *rec, int *rewritten);

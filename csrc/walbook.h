@@ -60,7 +60,7 @@ typedef struct nd_walbook_end {
 nd_walbook *nd_walbook_new(void);
 void nd_walbook_free(nd_walbook *b);
 /* Take in the next segment; last[group] (of ND_GROUPS_MAX) is raised to the highest entry index the segment holds, whatever
- * happened to the entry later. 0, or: -EBADMSG = damaged (end->stop_off, later_off), -ENOTSUP = record type or kind of a later
+ * happened to the entry later. 0, or: -EBADMSG = damaged (end->stop_off, later_off), -ENOTSUP = record type of a later
  * version, -ENOENT = an entry without its predecessor (end->stop_off), -ENOMEM. After a failure the book may only be freed. */
 int nd_walbook_segment(nd_walbook *b, const nd_wal_segment *seg, const uint8_t *bytes, uint64_t len,
                        uint64_t *last, nd_walbook_end *end);

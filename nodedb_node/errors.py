@@ -22,6 +22,9 @@ class Kind(Enum):
     DEADLINE = "DEADLINE not done within {deadline_ms} ms; it was not applied"
     TRYAGAIN = "TRYAGAIN {what}; send it again"
     CLUSTERDOWN = "CLUSTERDOWN Hash slot not served"
+    HALTED = (
+        "CLUSTERDOWN group {group} is halted here, others serve: {why}; see docs/operations.md, Halted groups"
+    )
     MOVED = "MOVED {slot} {host}:{port}"
     CROSSSLOT = "CROSSSLOT Keys in request don't hash to the same slot"
     MAXCLIENTS = "ERR max number of clients reached"
@@ -46,10 +49,13 @@ class NodeError(Exception):
     def retryable(self) -> bool:
         return self.kind in RETRYABLE
 
+    def text(self) -> bytes:
+        """The error on one line, whatever the fields held."""
+        return str(self).replace("\r", " ").replace("\n", " ").encode()
+
     def resp(self) -> bytes:
-        """The error as a RESP reply, on one line whatever the fields held."""
-        line = str(self).replace("\r", " ").replace("\n", " ")
-        return b"-" + line.encode() + b"\r\n"
+        """The error as a RESP reply."""
+        return b"-" + self.text() + b"\r\n"
 
 
 class Exit(Enum):

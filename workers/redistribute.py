@@ -15,7 +15,7 @@ import msgspec
 
 from nodedb_node import log
 from nodedb_node._native import ffi
-from nodedb_node.errors import Exit
+from nodedb_node.errors import Exit, StartError
 from nodedb_node.native.engine import Engine, EngineConfig
 from nodedb_node.native.move import Mover, put_group
 from nodedb_node.native.store import Store
@@ -35,6 +35,9 @@ def main() -> int:
     log.info("redistributing", from_workers=boot.workers, to_workers=boot.to_workers, directory=boot.to_layout_dir)
     try:
         rows = redistribute(boot)
+    except StartError as error:
+        log.error("not redistributed; the old layout stays", reason=error)
+        return error.code.value
     except OSError as error:
         log.error("not redistributed; the old layout stays", error=error)
         return Exit.IO.value
@@ -69,6 +72,9 @@ def _move_worker(boot: Boot, targets: list[Store]) -> int:
     with open_store(boot, groups) as source:
         with closing(_engine(boot, source)) as engine:
             old = open_log(boot, groups, source, engine, _now_us, None)
+            for halted, why in old.halted.items():
+                line = f"group {halted} is halted: {why}; until then start with {boot.workers} workers, as before"
+                raise StartError(Exit.DATA, line)
             limit = boot.config.store.log_bytes_max
             _checkpoint(Checkpointer(source, old, groups, engine.applied, limit), source)
             old.close(mark=True)

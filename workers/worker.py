@@ -121,6 +121,7 @@ class Worker:
         )
         self.hlc = Hlc(self.engine.stamp())
         self.turns = Turns(self.engine, self.log, self.hlc, self, now_us, wall_ms)
+        self.turns.refuse_halted()
         self.doors = Doors(boot, self.engine, self.metrics, self.loop)
         self.access = Access(
             AccessEngine(self.engine, self.table),
@@ -337,6 +338,7 @@ class Worker:
         worked = self.store.housekeep(HOUSEKEEP_ROWS) > 0
         self.committed()
         self.log.tick()
+        self.turns.refuse_halted()
         for kind, suppressed in self._lines.overdue(now):
             log.warning(native.EVENT_MESSAGES[kind], suppressed=suppressed)
         self._copy_figures()

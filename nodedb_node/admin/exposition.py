@@ -24,6 +24,7 @@ from nodedb_node.raft.messages import Role
 
 GROUP_COUNTS: dict[str, Callable[[GroupRow], bool]] = {
     "led": lambda row: row.role == Role.LEADER,
+    "halted": lambda row: row.reason == Reason.HALTED,
     "stuck": lambda row: row.reason not in (Reason.MOVES, Reason.APPLYING),
 }
 

@@ -12,7 +12,9 @@ from collections.abc import Callable
 from msgspec import Struct
 
 from nodedb_node.admin.facts import NodeFacts, ProcessFacts, State
+from nodedb_node.multiraft.messages import Reason
 
+HALTED_SHOWN_MAX = 4
 DIRTY_FACTOR = 4
 """Changed rows start a checkpoint at their limit; at this many times that it does not keep up."""
 
@@ -36,6 +38,7 @@ def readiness(facts: NodeFacts) -> tuple[Check, ...]:
     checks += [
         _over("loop", facts, _loop),
         _over("wal", facts, _wal),
+        _over("groups", facts, _groups),
         _over("store", facts, _store),
         _disk(facts),
     ]
@@ -83,6 +86,12 @@ def _wal(facts: NodeFacts, worker: ProcessFacts) -> str:
     if not worker.counters.values["wal_backend"]:
         return "log is not open"
     return ""
+
+
+def _groups(_: NodeFacts, worker: ProcessFacts) -> str:
+    halted = [(group, row) for group, row in worker.counters.groups.items() if row.reason == Reason.HALTED]
+    text = "; ".join(f"group {group} is halted: {row.why or 'see the log'}" for group, row in halted[:HALTED_SHOWN_MAX])
+    return text + (f"; {len(halted) - HALTED_SHOWN_MAX} more" if len(halted) > HALTED_SHOWN_MAX else "")
 
 
 def _store(facts: NodeFacts, worker: ProcessFacts) -> str:

@@ -89,6 +89,7 @@ WORKER_METRICS: tuple[Metric, ...] = (
     _count("peer_commands", "commands_served_for_peers", "commands", "Commands done for other workers of this node."),
     _count("error_replies", "errors", "replies", "Replies that were an error."),
     _count("overload_refusals", "overload_refusals", "commands", "Commands refused because a queue was full."),
+    _count("halted_refusals", "halted_refusals", "commands", "Commands refused because their Raft group is halted."),
     _count("deadline_refusals", "deadline_refusals", "commands", "Commands refused because their deadline had passed."),
     _count("protocol_errors", "protocol_errors", "connections", "Connections closed for malformed RESP."),
     _level("client_connections", "connections", "connections", "Client connections open now."),
@@ -310,7 +311,8 @@ GROUP_METRICS: tuple[Metric, ...] = (
 
 GROUPS_LED = _level("groups_led", "led", "groups", "Raft groups that this worker leads.")
 GROUPS_STUCK = _level("groups_stuck", "stuck", "groups", "Raft groups here that do not move: no leader, or worse.")
-GROUP_SUMS: tuple[Metric, ...] = (GROUPS_LED, GROUPS_STUCK)
+GROUPS_HALTED = _level("groups_halted", "halted", "groups", "Raft groups here that serve no more, while others do.")
+GROUP_SUMS: tuple[Metric, ...] = (GROUPS_LED, GROUPS_STUCK, GROUPS_HALTED)
 
 LOOP = ("loop",)
 LOOP_RUNS = Metric(

@@ -198,7 +198,7 @@ def _replicas(worker: ProcessFacts) -> Iterator[Group]:
             commit=row.commit,
             applied=row.applied,
             last=row.last,
-            reason=REASON_TEXT[Reason(row.reason)],
+            reason=f"halted: {row.why}" if row.why else REASON_TEXT[Reason(row.reason)],
         )
 
 

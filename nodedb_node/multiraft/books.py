@@ -205,6 +205,41 @@ def settled(group: int, log: Book) -> Restored:
     )
 
 
+def stopped(group: int, log: Book, applied: int, why: str) -> Restored:
+    """Of a sole voter whose group does not begin, as of the last entry that its state machine could apply."""
+    book = log.group(group)
+    term, vote, vote_replica = book.hard_state or (0, NOBODY, 0)
+    at = min(max(applied, book.first - 1), book.last)
+    return Restored(
+        term=term,
+        vote=NodeNumber(vote),
+        vote_replica=ReplicaId(vote_replica),
+        mark_index=at,
+        mark_term=log.entry(group, at).term if at >= book.first else book.compact_term,
+        applied=at,
+        promised=True,
+        fault=why,
+    )
+
+
+def fault(group: int, log: Book, stopped_at: int) -> str:
+    """What keeps a sole voter from going on; nothing: it may. stopped_at: the entry that could not be applied, or 0."""
+    book = log.group(group)
+    kinds = enumerate((kind for _, kind, _ in log.entry_rows(group, book.first, book.last)), book.first)
+    unknown = next((index for index, kind in kinds if kind not in KIND_OF_WAL), 0)
+    if unknown:
+        return (
+            f"entry {unknown} of its log is of a kind unknown to this version: start the version that wrote it"
+        )
+    if stopped_at:
+        return f"entry {stopped_at} of its log cannot be applied by this version: start the version that wrote it"
+    if any(configurations.decode(row.data) is None for row in book.configs):
+        return "its log holds a configuration that this version cannot read: start the version that wrote it"
+    if book.quarantined:
+        return "it may have lost what it acknowledged, and no other replica can refill it: restore it from a backup"
+    return ""
+
+
 def configuration_of(group: int, data: bytes) -> Configuration:
     found = configurations.decode(data)
     if found is None:

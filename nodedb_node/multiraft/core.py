@@ -148,6 +148,8 @@ class MultiRaft:
         self.watchers.add_group(group, raft.applied)
         self._lanes_changed(group)
         self._arm(group, raft)
+        if raft.halted:
+            self._touch(group)  # it has that to say
 
     def remove_group(self, now_us: Micros, group: GroupId) -> None:
         """The replica is gone from here; its owner has written the tombstone."""

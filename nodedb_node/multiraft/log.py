@@ -24,9 +24,10 @@ from nodedb_node.multiraft.messages import Turn
 from nodedb_node.multiraft.snapshot.desk import Desk
 from nodedb_node.multiraft.snapshot.work import SnapshotDisk
 from nodedb_node.native import wal
+from nodedb_node.native.engine import TEXT_CLUSTERDOWN, TEXT_HALTED, TEXT_OVERLOAD
 from nodedb_node.native.wal import GROUPS_MAX, Book, Record
 from nodedb_node.native.walio import BACKENDS, Io, IoStats
-from nodedb_node.raft.messages import Append, Halted, Position, RoleChanged
+from nodedb_node.raft.messages import Append, Busy, Halted, Position, QuarantineChanged, Refusal, RoleChanged
 from nodedb_node.storage.directory import Segments
 from nodedb_node.storage.segments import SegmentBook
 
@@ -35,7 +36,8 @@ END_WAIT_MS = 30_000
 SNAPSHOT_PIECES = 16  # done per tick
 FIGURE_GROUPS = 64  # whose figures are copied at a time
 
-Apply = Callable[[Any, int], None]
+Apply = Callable[[Any, int], dict[int, int] | None]
+"""(records, n) → the groups that hold an entry which cannot be applied, and its index: they stop there."""
 
 
 class Rows(NamedTuple):
@@ -77,6 +79,8 @@ class RaftLog:
         self._turn = self._turn_flying = self._turn_durable = 0  # newest taken; in flight or durable; durable
         self._own: dict[int, list[int]] = {}  # group → [first, last] of entries for which the engine has batches
         self._alone: set[GroupId] = set()
+        self.halted: dict[GroupId, str] = {}  # groups that serve no more here, and why; the others go on
+        self._halts: list[GroupId] = []  # that take_halted has not told
         self._own_turn: Rows | None = None  # proposed while all were alone, and not durable
         self._terms, self._ends = wal.group_array(), wal.group_array()  # of groups that are alone
         self._ends_view = memoryview(ffi.buffer(self._ends))
@@ -104,12 +108,13 @@ class RaftLog:
     def propose(self, records: Any, n: int, reserve: bool) -> bool:
         """Give each record its term and index and write all; False: below the free-space floor, nothing done.
 
-        The record array and its payloads must stay as they are until reap has named the last of them.
+        The record array and its payloads must stay as they are until reap has named the last of them. A record that its
+        group does not take comes back with index 0 and the text that answers it as its term (csrc/engine.h).
         """
         assert not self.busy and n > 0, "one append at a time"
         if not reserve and self._io.nospace():
             return False
-        if len(self._alone) == len(self._groups):
+        if self._all_are_alone(records, n):
             lib.nd_wal_assign(records, n, GROUPS_MAX, self._terms, self._ends)
             self._own_turn = Rows(records, n, None)
             self._waiting.append(self._own_turn)
@@ -123,11 +128,31 @@ class RaftLog:
         self._settle()
         answers = self._multi.propose(now_us, [(records[i].group, records[i].len, i) for i in range(n)])
         for i, answer in enumerate(answers):
-            assert isinstance(answer, tuple), f"a sole voter refuses a proposal: {answer}"
             record = records[i]
+            if not isinstance(answer, tuple):
+                record.index, record.term = 0, self._refusal_text(record.group, answer)
+                continue
             record.index, record.term = answer
             own.setdefault(record.group, [answer[0], 0])[1] = answer[0]
         self._take_turns(now_us, Rows(records, n, None))
+
+    def _all_are_alone(self, records: Any, n: int) -> bool:
+        """Every group that serves, and no record is of another."""
+        halted = self.halted
+        if len(self._alone) + len(halted) != len(self._groups):
+            return False
+        return not halted or not any(records[i].group in halted for i in range(n))
+
+    def _refusal_text(self, group: int, refusal: Refusal) -> int:
+        """An error of the engine's for what a group says."""
+        if group in self.halted:
+            return TEXT_HALTED
+        return TEXT_OVERLOAD if isinstance(refusal, Busy) else TEXT_CLUSTERDOWN
+
+    def take_halted(self) -> list[tuple[GroupId, str]]:
+        """Groups that were halted since the last call, and why: nothing more of theirs is committed."""
+        halts, self._halts = self._halts, []
+        return [(group, self.halted[group]) for group in halts]
 
     def reap(self) -> tuple[Any, int]:
         """(nd_commit array, length) of what is committed now, valid until the next reap; length 0 = nothing.
@@ -247,8 +272,15 @@ class RaftLog:
     def _tell(self, group: int, event: Any) -> None:
         if isinstance(event, Halted):
             log.error("group halted", group=group, why=event.why, state=event.dump)
+            self._halt(GroupId(group), event.why)
+        elif isinstance(event, QuarantineChanged) and event.on:
+            self._halt(GroupId(group), f"{event.why}; there is no other replica to refill it")
         elif isinstance(event, RoleChanged):
             log.debug("group", group=group, role=event.role.name.lower(), term=event.term, leader=event.leader)
+
+    def _halt(self, group: GroupId, why: str) -> None:
+        self.halted.setdefault(group, why)
+        self._halts.append(group)
 
     # ---- compaction ----
 
@@ -268,9 +300,9 @@ class RaftLog:
         self._dead_before, self._marks = dead_before, marks
         return [row for group, mark in marks.items() for row in books.rewritten(group, self._book, mark)]
 
-    def _mark(self, group: int, book: wal.GroupBook, index: int) -> Position:
+    def _mark(self, group: GroupId, book: wal.GroupBook, index: int) -> Position:
         """(index, term) up to which the group's entries may go."""
-        if index < book.first:
+        if index < book.first or (group in self.halted and index > book.last):
             return book.compact_index, book.compact_term
         assert index <= book.last, "a checkpoint is never ahead of the log"
         return index, self._book.entry(group, index).term
@@ -385,6 +417,10 @@ class RaftLog:
         metrics.wal_segment_bytes = self._segments.bytes + stats.segment_bytes
         metrics.nospace = stats.nospace
         self._copy_groups(metrics.groups)
+        for row, (group, why) in zip(metrics.halts, self.halted.items(), strict=False):
+            text = why.encode()[: ffi.sizeof(row.why) - 1]
+            ffi.memmove(row.why, text, len(text))
+            row.group, row.held = group, 1
 
     def _copy_groups(self, rows: Any) -> None:
         """Some groups at a time, so that many of them cost no more than a few."""

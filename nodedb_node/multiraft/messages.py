@@ -118,7 +118,7 @@ class Reason(IntEnum):
 
 REASON_TEXT = {
     Reason.MOVES: "",
-    Reason.HALTED: "halted: an impossible message or an unknown entry, see the node's log",
+    Reason.HALTED: "halted: see the node's log",
     Reason.QUARANTINED: "quarantined: damaged data is being refilled by the leader",
     Reason.NO_LEADER: "no leader",
     Reason.DISK: "the disk does not answer",

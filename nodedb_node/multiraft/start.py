@@ -3,6 +3,7 @@
 Invariant: before anything leaves this process, everything that only the page cache may hold is on the disk, and every
 group's hard state is written. A sole voter campaigns at once, in the first append: what is durable here is committed,
 so its entries are applied before it. A log that is not what was written stops the start: there is no peer to refill it.
+A group whose own entries or marks keep it from going on is halted, and the others begin.
 """
 
 import errno
@@ -16,7 +17,6 @@ from msgspec import Struct
 from nodedb_node.errors import Exit, StartError
 from nodedb_node.ids import GroupId, NodeNumber
 from nodedb_node.multiraft import books
-from nodedb_node.multiraft.books import Unreadable
 from nodedb_node.multiraft.core import MultiConfig, MultiRaft
 from nodedb_node.multiraft.log import Apply, Parts, RaftLog, append_and_wait
 from nodedb_node.multiraft.snapshot.work import SnapshotDisk
@@ -120,10 +120,11 @@ def _open(
     try:
         book = recovered.book
         _finish_installs(book, io, held, recovered.source.path)
-        recovery.replay(recovered, {group: row.index for group, row in held.items()}, apply)
+        halts: dict[int, int] = {}
+        recovery.replay(recovered, {group: row.index for group, row in held.items()}, _noting(apply, halts))
         replayed = sum(_data_entries(book, group, row.index) for group, row in held.items())
         _begin(book, io, held, config, recovered.source.path)
-        restored = _restored(book, held, config, recovered.source.path)
+        restored = _restored(book, held, config, recovered.source.path, halts)
         multi = MultiRaft(_multi(config), restored, random.Random(), now_us())
         groups = [GroupId(group) for group in held]
         parts = Parts(recovered.source, io, book, segments, multi, groups, last, snapshots)
@@ -221,19 +222,31 @@ def _begin(book: Book, io: Io, held: Mapping[int, Held], config: LogConfig, path
         _note(book, io, records)
 
 
+def _noting(apply: Apply, halts: dict[int, int]) -> Callable[[Any, int], None]:
+    """apply, which adds to halts the groups that stop at an entry, and the entry."""
+
+    def apply_and_note(records: Any, n: int) -> None:
+        halts.update(apply(records, n) or {})
+
+    return apply_and_note
+
+
 def _restored(
-    book: Book, held: Mapping[int, Held], config: LogConfig, path: str
+    book: Book, held: Mapping[int, Held], config: LogConfig, path: str, halts: Mapping[int, int]
 ) -> dict[GroupId, tuple[ReplicaId, Restored]]:
-    """Of every group; the node knows no other voters yet, and has applied all that it has."""
+    """Of every group; the node knows no other voters yet, and has applied all that it has. One that cannot go on is
+    halted by itself, the others begin."""
     found = {}
-    for group in held:
-        try:
-            restored = books.settled(group, book)
-        except Unreadable as error:
-            raise LogTooNew(path, str(error)) from None
+    for group, row in held.items():
+        why, replica = books.fault(group, book, halts.get(group, 0)), ReplicaId(book.group(group).replica or 0)
+        if why:
+            applied = max(row.index, halts.get(group, 0) - 1)
+            found[GroupId(group)] = (replica, books.stopped(group, book, applied, why))
+            continue
+        restored = books.settled(group, book)
         if not books.is_sole_voter(restored.configuration, config.node):
             raise LogTooNew(path, f"group {group} has other voters than this node")
-        found[GroupId(group)] = (ReplicaId(book.group(group).replica or 0), restored)
+        found[GroupId(group)] = (replica, restored)
     return found
 
 

@@ -18,6 +18,9 @@ MORE: int = lib.ND_TURN_MORE
 EVENTS: int = lib.ND_TURN_EVENTS
 
 TEXT_NOSPACE: int = lib.ND_TEXT_NOSPACE
+TEXT_OVERLOAD: int = lib.ND_TEXT_OVERLOAD
+TEXT_CLUSTERDOWN: int = lib.ND_TEXT_CLUSTERDOWN
+TEXT_HALTED: int = lib.ND_TEXT_HALTED
 
 PORT_SHARED: int = lib.ND_PORT_SHARED
 PORT_WORKER: int = lib.ND_PORT_WORKER
@@ -35,6 +38,7 @@ def texts(deadline_ms: int) -> dict[int, str]:
         lib.ND_TEXT_MAXCLIENTS: Kind.MAXCLIENTS.value,
         lib.ND_TEXT_KEY_TOO_LONG: Kind.KEY_TOO_LONG.value.format(bytes_max=lib.ND_KEY_BYTES_MAX),
         lib.ND_TEXT_CLUSTERDOWN: Kind.CLUSTERDOWN.value,
+        lib.ND_TEXT_HALTED: Kind.HALTED.value.format(group="of the key", why="see the node's log"),
     }
 
 
@@ -173,8 +177,13 @@ class Engine:
     def sealed_needs_space(self) -> bool:
         return bool(lib.nd_engine_sealed_needs_space(self.handle))
 
-    def proposed(self, n: int) -> None:
-        lib.nd_engine_proposed(self.handle, n)
+    def proposed(self, n: int) -> int:
+        """How many of the n records the log refused, each with its text; the others are under way."""
+        return int(lib.nd_engine_proposed(self.handle, n))
+
+    def halt(self, group: int, error: bytes) -> None:
+        """From now on every command for the group's keys gets this error; not while an append is in flight."""
+        lib.nd_engine_halt(self.handle, group, error)
 
     def refuse_sealed(self, text_kind: int) -> None:
         lib.nd_engine_refuse_sealed(self.handle, text_kind)
@@ -197,8 +206,11 @@ class Engine:
 
     # ---- start ----
 
-    def replay(self, records: Any, n: int) -> None:
+    def replay(self, records: Any, n: int) -> dict[int, int]:
+        """Apply entries; {group: index} of those that hold one which this version cannot apply, and stop there."""
         check(lib.nd_engine_replay(self.handle, records, n), "replay")
+        found = {records[i].group for i in range(n)} if n else set()
+        return {group: at for group in found if (at := lib.nd_engine_stopped_at(self.handle, group))}
 
     def stamp(self) -> int:
         return int(lib.nd_engine_stamp(self.handle))

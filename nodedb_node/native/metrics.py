@@ -7,24 +7,31 @@ the bytes it is given; where they lie in shared memory is shm's part.
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from msgspec import Struct
+from msgspec.structs import replace
 
-from nodedb_node._native import ffi
+from nodedb_node._native import ffi, lib
 
 _BLOCK = ffi.typeof("nd_metrics")
 _HISTOGRAM = ffi.typeof("nd_hist")
 _WORD = ffi.typeof("uint64_t")
 _GROUP = ffi.typeof("nd_group_row")
+_HALT = ffi.typeof("nd_halt_row")
 
 BLOCK_BYTES: int = ffi.sizeof(_BLOCK)
 WORDS: Mapping[str, int] = {name: field.offset for name, field in _BLOCK.fields if field.type is _WORD}
 HISTOGRAMS: Mapping[str, int] = {name: field.offset for name, field in _BLOCK.fields if field.type is _HISTOGRAM}
 _BLOCK_WORDS = struct.Struct(f"={BLOCK_BYTES // 8}Q")
+_HALT_WORDS = struct.Struct("=2Q")
 _HISTOGRAM_WORDS: int = ffi.sizeof(_HISTOGRAM) // 8
 _GROUPS_AT: int = next(field.offset for name, field in _BLOCK.fields if name == "groups") // 8
 _GROUP_WORDS: int = ffi.sizeof(_GROUP) // 8
+_HALTS_AT: int = next(field.offset for name, field in _BLOCK.fields if name == "halts")
+_HALT_BYTES: int = ffi.sizeof(_HALT)
+_WHY_AT: int = next(field.offset for name, field in _HALT.fields if name == "why")
+_HALTS_MAX: int = lib.ND_HALTS_MAX
 
 
 STEPS = 4  # buckets per power of two
@@ -69,7 +76,8 @@ class Histogram(Struct, frozen=True):
 
 
 class GroupRow(Struct, frozen=True):
-    """A Raft group where a replica of it is; role and reason are numbers of multiraft.messages."""
+    """A Raft group where a replica of it is; role and reason are numbers of multiraft.messages. why: of a halted one,
+    in words, where there was room for them."""
 
     role: int
     term: int
@@ -78,6 +86,7 @@ class GroupRow(Struct, frozen=True):
     applied: int
     last: int
     reason: int
+    why: str = ""
 
 
 class Block(Struct, frozen=True):
@@ -102,4 +111,16 @@ def decode(raw: bytes | memoryview) -> Block:
         if here:
             at = _GROUPS_AT + group * _GROUP_WORDS
             groups[group] = GroupRow(*words[at + 1 : at + _GROUP_WORDS])
+    for group, why in _halts(raw):
+        if group in groups:
+            groups[group] = replace(groups[group], why=why)
     return Block(values, histograms, groups)
+
+
+def _halts(raw: bytes | memoryview) -> Iterator[tuple[int, str]]:
+    """(group, why) of halted groups."""
+    for at in range(_HALTS_AT, _HALTS_AT + _HALTS_MAX * _HALT_BYTES, _HALT_BYTES):
+        held, group = _HALT_WORDS.unpack_from(raw, at)
+        if held:
+            text = bytes(raw[at + _WHY_AT : at + _HALT_BYTES])
+            yield group, text.partition(b"\0")[0].decode(errors="replace")

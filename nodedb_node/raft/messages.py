@@ -492,3 +492,4 @@ class Restored(msgspec.Struct, frozen=True, gc=False):
     quarantined: bool = False  # QuarantineMark(on) was the last, or recovery found damage or no hard state (the mark
     # is then durable)
     bound: int = 0  # highest HLC bound persisted
+    fault: str = ""  # why the group does not begin: it is halted from the start

@@ -167,7 +167,7 @@ class State:
         self.outgoing_peers: tuple[Progress, ...] = ()
         self.outgoing_self = False
         self.members: dict[NodeNumber, ReplicaId] = {}
-        return self._restore_configurations(restored)
+        return restored.fault or self._restore_configurations(restored)
 
     def _restore_configurations(self, restored: Restored) -> str:
         for index, entry in enumerate(restored.entries, restored.mark_index + 1):

@@ -13,6 +13,7 @@ from nodedb_node.raft.messages import Role
 MIB = 1 << 20
 LEADS = GroupRow(Role.LEADER, 4, 1, 90, 89, 91, Reason.MOVES)
 STUCK = GroupRow(Role.FOLLOWER, 5, 0, 7, 7, 9, Reason.NO_LEADER)
+HALTED = GroupRow(Role.FOLLOWER, 5, 0, 7, 7, 9, Reason.HALTED, "an entry of a newer version")
 EMPTY = Histogram(0, 0, (0,) * 128)
 
 

@@ -1,10 +1,11 @@
 """Each readiness check fails for its own reason, alone, and says what to do."""
 
+import msgspec
 import pytest
 
 from nodedb_node.admin.facts import Disk, NodeFacts, State
 from nodedb_node.admin.readiness import excluded, readiness
-from tests.admin.example import MIB, block, node, with_worker
+from tests.admin.example import HALTED, MIB, block, node, with_worker
 
 FAILURES = [
     ("drain", node(draining=True), "clients should go elsewhere"),
@@ -15,6 +16,11 @@ FAILURES = [
     ("loop", with_worker(1, heartbeat_age_ms=None), "worker-1: has not turned its loop yet"),
     ("wal", with_worker(0, counters=block({"nospace": 1})), "worker-0: refuses writes for lack of disk space"),
     ("wal", with_worker(1, counters=block({"wal_backend": 0})), "worker-1: log is not open"),
+    (
+        "groups",
+        with_worker(1, counters=msgspec.structs.replace(block(), groups={5: HALTED})),
+        "worker-1: group 5 is halted: an entry of a newer version",
+    ),
     ("store", with_worker(0, counters=block({"store_dirty_bytes": 257 * MIB})), "257 MiB of changed rows"),
     ("disk", node(disk=Disk(1 << 40, 127 * MIB)), "127 MiB free below /data, the floor is 128 MiB"),
     ("disk", node(disk=None), "the file system of /data does not answer"),
@@ -23,7 +29,8 @@ FAILURES = [
 
 def test_a_healthy_node_passes_every_check() -> None:
     checks = readiness(node())
-    assert [check.name for check in checks] == ["drain", "worker-0", "worker-1", "loop", "wal", "store", "disk"]
+    names = ["drain", "worker-0", "worker-1", "loop", "wal", "groups", "store", "disk"]
+    assert [check.name for check in checks] == names
     assert all(check.ok and not check.detail for check in checks)
 
 

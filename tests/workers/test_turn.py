@@ -30,6 +30,9 @@ class Stage:
         self.busy = self.takes
         return self.takes
 
+    def take_halted(self) -> list[tuple[int, str]]:
+        return []
+
     def __getattr__(self, name: str) -> Any:
         def note(*_: object) -> int:
             self.done.append(name)

@@ -62,7 +62,10 @@ async def flushall(ctx: Context, argv: list[bytes]) -> bytes:
         worker = worker_of_group(group, ctx.groups, ctx.workers)
         if worker in ctx.scope():
             jobs.append(part(ctx, worker, vshards_of_group(group, ctx.groups)[0], [b"nd.flush"]))
-    await asyncio.gather(*jobs)
+    # All are waited for: an answer says that nothing of this command happens any more.
+    for result in await asyncio.gather(*jobs, return_exceptions=True):
+        if isinstance(result, BaseException):
+            raise result
     return resp.OK
 
 

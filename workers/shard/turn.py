@@ -10,6 +10,8 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from nodedb_node.clocks.hlc import Hlc
+from nodedb_node.errors import Kind, NodeError
+from nodedb_node.ids import GroupId
 from nodedb_node.native import engine as native
 from nodedb_node.native.engine import Engine
 
@@ -22,7 +24,11 @@ class Log(Protocol):
         """An append is in flight."""
 
     def propose(self, records: Any, n: int, reserve: bool) -> bool:
-        """Give each record its term and index and write them; False: below the free-space floor, nothing written."""
+        """Give each record its term and index and write them; False: below the free-space floor, nothing written.
+        A record with index 0 was refused by its group, with the text that its term names."""
+
+    def take_halted(self) -> list[tuple[GroupId, str]]:
+        """Groups that serve no more since the last call, and why."""
 
     def reap(self) -> tuple[Any, int]:
         """(nd_commit array, length) of what is committed now; length 0 = nothing yet. OSError: the disk failed."""
@@ -74,6 +80,7 @@ class Turns:
         """The log's descriptor is readable: an append may be done."""
         commits, n = self._log.reap()
         if n == 0:
+            self.refuse_halted()
             self.propose()  # what gathered while the log wrote something of its own
             return
         now_us = self._now_us()
@@ -94,6 +101,13 @@ class Turns:
         """Write what has gathered, unless an append is in flight: its end will."""
         if not self._log.busy:
             self._propose(self._now_us())
+
+    def refuse_halted(self) -> None:
+        """Whoever asks a halted group is told why; not while an append is in flight that may hold its batches."""
+        if self._log.busy:
+            return
+        for group, why in self._log.take_halted():
+            self._engine.halt(group, NodeError(Kind.HALTED, group=group, why=why).text())
 
     def after(self, bits: int) -> None:
         """Do what a flush or a deadline sweep found."""
@@ -127,7 +141,8 @@ class Turns:
         # Deletes and expiries may use the reserve: they are how space comes back.
         reserve = not self._engine.sealed_needs_space()
         if self._log.propose(self._engine.records, n, reserve):
-            self._engine.proposed(n)
+            if self._engine.proposed(n):
+                self._hooks.again()  # to send the refusals
         else:
             self._engine.refuse_sealed(native.TEXT_NOSPACE)
             self._hooks.no_space()
