@@ -24,7 +24,7 @@ from tests.seeds import rounds
 from tests.transport.kit import NODES, Authority, QuicStage
 from tests.transport.rawpeer import RawPeer, greeting, member
 
-ALICE, BOB, CAROL = NODES[:3]
+ALICE, BOB, CAROL, DAVE = NODES[:4]
 PEERS = 60
 STREAMS = {Kind.CONTROL: 2, Kind.LOG: 6, Kind.QUERY: 10, Kind.BULK: 14}
 NAME = b"t" * messages.TRANSFER_BYTES
@@ -62,9 +62,11 @@ def stage() -> Iterator[QuicStage]:
 def fuzz(random_: random.Random, stage: QuicStage, server: Any, number: int) -> RawPeer:
     """One peer: of a mutated greeting, or of a good one and then of mutated frames or bodies."""
     bulk = random_.random() < 0.4
-    first = greeting(CAROL, generation=number, nonce=random_.randbytes(16))
-    peer = member(stage, server, CAROL)
-    if random_.random() < 0.3:
+    strange = random_.random() < 0.3  # may name a generation far ahead, which would refuse all later good ones
+    name = DAVE if strange else CAROL
+    first = greeting(name, generation=number, nonce=random_.randbytes(16))
+    peer = member(stage, server, name)
+    if strange:
         peer.greet(mutated(random_, hello.encode(first))[:4000])
         stage.run(lambda: bool(peer.frames) or peer.closed is not None)
         return peer
