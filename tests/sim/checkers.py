@@ -21,6 +21,7 @@ from nodedb_node.raft.messages import (
     AppendResponse,
     Configuration,
     Entry,
+    GroupConfig,
     Member,
     RequestVote,
     SnapshotResponse,
@@ -143,6 +144,11 @@ class Checkers:
     def vouched(self, group: int, node: int, commit: int, known: int) -> None:
         """A follower commits what an append says is committed, and only as far as that append reaches (5.3)."""
         require(commit <= known, "commit of what is vouched for", f"group {group}: {node} at {commit} of {known}")
+
+    def in_contact(self, group: int, leader: int, term: int, since_us: int, config: GroupConfig) -> None:
+        """A leader that no quorum answers steps down (6.2). since_us: the age of the newest contact with one."""
+        fits = since_us < 2 * config.election_max_us
+        require(fits, "check quorum", f"group {group}: node {leader} leads {term}, last in contact {since_us} us ago")
 
     def matched(self, group: int, leader: ReplicaLog, match: int, member: ReplicaLog) -> None:
         """What a leader believes a member has, it has, durably."""

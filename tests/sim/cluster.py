@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from nodedb_node.raft import configuration as configurations
+from nodedb_node.raft import reads
 from nodedb_node.raft.messages import CaughtUp, Configuration, GroupConfig, Role, RoleChanged
 from tests.sim.checkers import Checkers, Gone, require
 from tests.sim.machine import Machine
@@ -18,6 +19,7 @@ from tests.sim.spec import Spec
 from tests.sim.world import World
 
 MILLION = 1_000_000
+WATCH_US = 500_000
 
 
 class Clock:
@@ -84,6 +86,18 @@ class Cluster:
     def start(self) -> None:
         for process in self.processes.values():
             self.world.after(self.world.between(0, 5_000), process.start)
+        self.world.after(WATCH_US, self._watch)
+
+    def _watch(self) -> None:
+        """CheckQuorum: whoever leads was answered by a quorum not long ago."""
+        for process in self.processes.values():
+            if process.alive and not process.paused:
+                now_us = process.now()
+                for group, core in process.machine.groups.items():
+                    if core.role is Role.LEADER:
+                        contact_us = max(reads.quorum_contact(core, now_us), core.leader_since_us)
+                        self.checkers.in_contact(group, process.node, core.term, now_us - contact_us, core.config)
+        self.world.after(WATCH_US, self._watch)
 
     # ---- who and when ----
 

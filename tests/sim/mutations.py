@@ -217,6 +217,11 @@ MUTATIONS: dict[str, Mutation] = {
             ),
         ),
     ),
+    "no-check-quorum": Mutation(
+        "a leader that nobody answers does not notice",
+        ("network", "stale"),
+        (("nodedb_node.multiraft.core", "self._rafts[group].lane_lost(now_us, peer)", "pass"),),
+    ),
     "lease-without-contact": Mutation(
         "a leader reads under a lease that no majority gave",
         ("leases",),
