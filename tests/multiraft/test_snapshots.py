@@ -1,0 +1,142 @@
+"""A member whose entries are compacted away gets them as a snapshot: MultiRaft on both sides, files and real stores."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nodedb_node.ids import GroupId, NodeNumber
+from nodedb_node.multiraft import books
+from nodedb_node.multiraft.snapshot.desk import Desk
+from nodedb_node.multiraft.snapshot.limits import SnapshotLimits
+from nodedb_node.multiraft.snapshot.messages import Chunk, Done, Offer, Reason, Refusal
+from nodedb_node.raft.messages import NOOP, Entry, Reset
+from nodedb_node.storage.transfers import SnapshotFiles
+from tests.multiraft.cluster import Cluster, Process
+from tests.storage.rows import contents, fill, keys_of_group, open_store, vshards_of
+
+GROUP = GroupId(3)
+LIMITS = SnapshotLimits(chunk_bytes=10_000, window_chunks=3)
+
+
+class Stored(Cluster):
+    """Every process has a store and a directory of snapshots."""
+
+    def __init__(self, path: Path, closing: ExitStack) -> None:
+        self.bulk: list[tuple[int, int, list[Any]]] = []
+        self.moved: list[Any] = []  # all messages of the bulk lanes
+        self.path, self.desks = path, {}
+        self.stores = {n: closing.enter_context(open_store(path / f"store-{n}", [GROUP])) for n in (1, 2, 3)}
+        super().__init__(3, GROUP + 1, snapshots=LIMITS)
+        for process in self.processes.values():
+            self.open_desk(process)
+
+    def open_desk(self, process: Process) -> None:
+        files = SnapshotFiles(str(self.path / f"files-{process.node}"), self.stores[process.node], vshards_of)
+        self.desks[process.node] = Desk(files, process.multi)
+        self.desks[process.node].restore(self.now_us)
+
+    def pump(self, process: Process) -> None:
+        seen = len(process.turns)
+        super().pump(process)
+        desk = self.desks.get(process.node)
+        for turn in process.turns[seen:]:
+            assert desk is not None or not turn.work
+            if desk is not None:
+                desk.take(turn.work)
+            self.bulk += [(process.node, peer, messages) for peer, messages in turn.bulk.items()]
+        while desk is not None and desk.step(self.now_us):
+            pass
+
+    def deliver(self) -> None:
+        bulk, self.bulk = self.bulk, []
+        for sender, receiver, messages in bulk:
+            if (sender, receiver) not in self.cut:
+                self.moved += messages
+                self.processes[NodeNumber(receiver)].multi.step_bulk(self.now_us, NodeNumber(sender), messages)
+        super().deliver()
+
+    def store(self, process: Process, group: int, record: Any) -> None:
+        if isinstance(record, Reset):
+            process.entries[group] = [Entry(record.term, NOOP, 0)] * record.index
+            process.committed[group] = record.index
+        else:
+            super().store(process, group, record)
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[Stored]:
+    with ExitStack() as closing:
+        made = Stored(tmp_path, closing)
+        made.until(made.led)
+        yield made
+        for desk in made.desks.values():
+            desk.close()
+
+
+def leave_behind(cluster: Stored) -> tuple[Process, Process, int]:
+    """(leader, the member that was cut off, index that the leader's checkpoint holds and its log forgot)."""
+    number = cluster.leader(GROUP)
+    assert number is not None
+    leader = cluster.processes[NodeNumber(number)]
+    behind = next(process for node, process in cluster.processes.items() if node != number)
+    cluster.isolate(behind.node)
+    for i in range(40):
+        cluster.propose(GROUP, b"%d" % i)
+    cluster.until(lambda: leader.committed[GROUP] == len(leader.entries[GROUP]) > 40)
+    raft, index = leader.multi.raft(GROUP), leader.committed[GROUP]
+    pairs = [(key, b"value" * 1000) for key in keys_of_group(GROUP, 30)]
+    state = books.carried_bytes(books.Carried(term=raft.term))
+    fill(cluster.stores[leader.node], GROUP, pairs, index, state=state, term=raft.term)
+    leader.multi.compacted({GROUP: (index, raft.term)})
+    return leader, behind, index
+
+
+def test_a_member_left_behind_gets_the_rows_and_goes_on_with_the_log(cluster: Stored) -> None:
+    leader, behind, index = leave_behind(cluster)
+    cluster.heal()
+    cluster.until(lambda: behind.committed[GROUP] >= index)
+    store = cluster.stores[behind.node]
+    assert store.group(GROUP).applied_index == index
+    assert contents(store, GROUP) == contents(cluster.stores[leader.node], GROUP)
+    row = books.carried_of(store.group(GROUP).state, books.Configuration())
+    assert row.installed and books.configurations.decode(row.configuration) is not None
+    cluster.until(lambda: any(isinstance(message, Done) for message in cluster.moved))
+    assert sum(isinstance(message, Chunk) for message in cluster.moved) > 10
+    assert not list((cluster.path / f"files-{behind.node}").iterdir()), "what arrived is needed no more"
+    last, _ = cluster.propose(GROUP, b"next")
+    cluster.until(lambda: behind.committed[GROUP] == last)
+
+
+def test_a_member_that_restarts_half_way_goes_on_where_it_was(cluster: Stored) -> None:
+    _, behind, index = leave_behind(cluster)
+    cluster.heal()
+    cluster.until(lambda: sum(isinstance(message, Chunk) for message in cluster.moved) > 4)
+    cluster.desks.pop(behind.node).close()
+    cluster.restart(behind.node)
+    cluster.open_desk(behind)
+    cluster.moved.clear()
+    cluster.until(lambda: behind.committed[GROUP] >= index, us=60_000_000)
+    numbers = sorted({message.number for message in cluster.moved if isinstance(message, Chunk)})
+    assert numbers[0] >= 2, "the first ones are there already"
+
+
+def test_an_offer_that_raft_has_not_accepted_is_not_taken(cluster: Stored) -> None:
+    leader, behind, index = leave_behind(cluster)
+    cluster.heal()
+    cluster.until(lambda: any(isinstance(message, Offer) for message in cluster.moved))
+    offer = next(message for message in cluster.moved if isinstance(message, Offer))
+    third = next(p for p in cluster.processes.values() if p not in (leader, behind))
+    cluster.bulk.clear()
+    behind.multi.step_bulk(cluster.now_us, third.node, [offer])
+    behind.multi.step_bulk(cluster.now_us, leader.node, [Offer(GROUP, offer.term, 999, offer.manifest)])
+    turn = behind.multi.take_turn(cluster.now_us)
+    assert turn is None or not turn.work
+    stale = Offer(GROUP, offer.term - 1, 5, offer.manifest)
+    behind.multi.step_bulk(cluster.now_us, third.node, [stale])
+    turn = behind.multi.take_turn(cluster.now_us)
+    assert turn is not None
+    assert turn.bulk == {third.node: [Refusal(GROUP, offer.term, 5, Reason.STALE_TERM)]}
+    assert index == offer.manifest.index
