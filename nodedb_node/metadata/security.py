@@ -272,7 +272,11 @@ def _retire_authority(state: SecurityState, change: RetireAuthority) -> Security
     users = state.users(change.fingerprint, change.now_s)
     if users:
         nodes = ", ".join(sorted({leaf.node_id[:12] for leaf in users})[:8])
-        raise ChangeRefused(f"{len(users)} certificates of this authority are in use (nodes {nodes}): they renew first")
+        minutes = PIN_OVERLAP_S // 60
+        raise ChangeRefused(
+            f"{len(users)} certificates of this authority are in use, or were in the last {minutes} minutes "
+            f"(nodes {nodes}): nodes renew by themselves, see nodedb-node cert show; then try again"
+        )
     left = {key: row for key, row in state.authorities.items() if key != change.fingerprint}
     leaves = {serial: leaf for serial, leaf in state.leaves.items() if leaf.issuer != change.fingerprint}
     return replace(state, authorities=left, leaves=leaves)

@@ -14,6 +14,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from nodedb_node.metadata.catalog import Catalog
+from nodedb_node.metadata.security import Acknowledge
 from nodedb_node.transport.credentials import authority, spiffe
 from nodedb_node.transport.credentials.authority import SigningKey
 from nodedb_node.transport.credentials.files import CredentialFiles
@@ -85,16 +86,48 @@ def test_a_revoked_certificate_is_replaced_by_the_running_node(tmp_path: Path) -
         assert one.find_log("certificate was renewed.*revoked")
 
 
+LATER = """
+import sys, nodedb_node.cli.cert as cert
+from nodedb_node.cli.main import main
+today = cert.now_s
+cert.now_s = lambda: today() + 660
+sys.exit(main())
+"""
+
+
+def run_cert(one: Node, *args: str, later: bool = False) -> tuple[int, str]:
+    """The verb; later: eleven minutes from now."""
+    how = ("-c", LATER) if later else ("-m", "nodedb_node")
+    argv = [sys.executable, *how, "cert", *args, "--data-dir", str(one.data_dir)]
+    done = subprocess.run(argv, capture_output=True, text=True, env=one.environment())
+    return done.returncode, done.stdout + done.stderr
+
+
 def test_an_authority_is_rotated_under_a_running_node(tmp_path: Path) -> None:
+    """From begin to finish: both are trusted, the node renews, the old one goes, and with it whoever shows it still."""
     with node(tmp_path) as one:
-        before = shown(one)
+        found, before = lanes(one), shown(one)
+        second = Second(one, tmp_path / "second").certified()
+        wait_for(lambda: "refused" not in second.ping(found["worker-0"]), "the other node to be let in", 20)
         cert(one, "rotate-ca", "begin")
         wait_for(lambda: metric(one, "peer_authorities") == 2, "both to be trusted", 10)
+        code, said = run_cert(one, "rotate-ca", "finish")
+        assert code == 69 and "not every node trusts the next one yet" in said
+        assert f"issues once these nodes trust it: {second.node_id[:16]}" in cert(one, "show")
+        second.acknowledge()
         wait_for(lambda: shown(one) != before, "a certificate of the new authority", 30)
-        trusted = CredentialFiles(str(one.data_dir)).trust()
-        assert trusted is not None
-        assert "accept" in verdict(one)
         wait_for(lambda: one.find_log("another authority issues now"), "the log to say why", 10)
+        assert "accept" in verdict(one) and "refused" not in second.ping(found["worker-0"])
+        code, said = run_cert(one, "rotate-ca", "finish")
+        assert code == 69 and "in the last 10 minutes" in said and second.node_id[:12] in said
+        again = Second(one, tmp_path / "again", key=SigningKey.make()).certified()
+        code, said = run_cert(one, "rotate-ca", "finish", later=True)
+        assert code == 0 and "the old authority is retired" in said, said
+        wait_for(lambda: metric(one, "peer_authorities") == 1, "the new one alone to be trusted", 10)
+        for lane in found.values():
+            second.refused(lane, "refused .*other-authority")
+            assert "refused" not in again.ping(lane)
+        assert "accept" in verdict(one)
 
 
 def lanes(one: Node) -> dict[str, str]:
@@ -127,6 +160,12 @@ class Second:
         pem = cert(self.one, "issue", "--csr", str(csr), "--node", self.node_id).partition("-----END")[0]
         der = x509.load_pem_x509_certificate(f"{pem}-----END CERTIFICATE-----\n".encode()).public_bytes(Encoding.DER)
         return self.shows(der)
+
+    def acknowledge(self) -> None:
+        """That it uses what there is now, as its control process would tell."""
+        with Catalog.open(self.one.data_dir / "catalog") as catalog:
+            store = catalog.security()
+            store.change(store.generation(), [Acknowledge(self.node_id, store.generation())])
 
     def shows(self, der: bytes) -> "Second":
         self.files.install(der, self.key)
