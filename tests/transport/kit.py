@@ -88,7 +88,14 @@ class QuicPlayer:
     """An endpoint of a node in this process."""
 
     def __init__(
-        self, stage: "QuicStage", node_id: NodeId, generation: int, port: int = 0, lane: int = 0, **local: Any
+        self,
+        stage: "QuicStage",
+        node_id: NodeId,
+        generation: int,
+        port: int = 0,
+        lane: int = 0,
+        host: str = "127.0.0.1",
+        **local: Any,
     ) -> None:
         self.node_id = node_id
         self.handlers = Recorder()
@@ -100,7 +107,7 @@ class QuicPlayer:
             "nonce": stage.nonce(),
             "lane": Process(lane),
         }
-        udp = Udp(bound("127.0.0.1", port), 4 << 20, stage.features)
+        udp = Udp(bound(host, port), 4 << 20, stage.features)
         self.endpoint = Endpoint(stage.loop, udp, self.credentials, Local(**{**fields, **local}), self.handlers)
         self.transport = self.endpoint.hub
         self.handlers.transport = self.transport
