@@ -3,7 +3,8 @@ simulated network put their connections below it, so both run the same rules.
 
 Invariant: it acts only when called, asks the clock it was given, and touches nothing but `links`. What a peer sends can
 end its own session, nothing else. Handlers never see a frame of a connection that was not judged; a handler that raises
-is answered `internal`. flush() is the one place that writes; the owner calls it once per turn when `dirty`.
+is answered `internal`, one that finds a false origin ends the session; an answer counts from the peer that was asked.
+flush() is the one place that writes; the owner calls it once per turn when `dirty`.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from nodedb_node.transport.interface import (
     Message,
     PeerDown,
     PeerUp,
+    Spoofed,
 )
 from nodedb_node.transport.lane import Figures, Lane, LaneStatus, status_of
 from nodedb_node.transport.queues import CALLS_MAX, REPLY_RESERVE_BYTES, WINDOW_BYTES, Call, Calls, Waiting
@@ -226,6 +228,8 @@ class Hub:
                 self._read_greeting(session, kind, data)
         except BadBytes as error:
             self._close(session, Why.GARBLED, str(error), self._now_us())
+        except Spoofed as error:
+            self._close(session, Why.SPOOFED, str(error), self._now_us())
 
     def on_closed(self, link: int, why: Why | None, text: str) -> None:
         """The connection is no more: the peer's reason, or None when it was lost."""
@@ -438,7 +442,7 @@ class Hub:
         elif frame.kind is Kind.BULK:
             self._transfers.on_frame(session, frame, self._handlers, self._now_us())
         elif role == Flag.REPLY:
-            self._on_reply(frame)
+            self._on_reply(session, frame)
         elif role == Flag.CANCEL:
             session.requests.discard(frame.id)
         else:
@@ -453,7 +457,10 @@ class Hub:
         self._inactive(session, "the peer ends", now)
         self._drain(session, now)
 
-    def _on_reply(self, frame: Frame) -> None:
+    def _on_reply(self, session: Session, frame: Frame) -> None:
+        call, key = self._calls.get(frame.id), session.key
+        if call is not None and (key is None or (call.peer, call.lane) != (key.peer, key.lane)):
+            raise Spoofed(f"the answer to call {frame.id}, which is another peer's to give")
         if frame.flags & Flag.ERROR:
             self._end(frame.id, status.decode(frame.body))
         else:
@@ -501,6 +508,8 @@ class Hub:
     def _handle(self, arrival: Arrival) -> None:
         try:
             self._handlers.on_frame(arrival)
+        except Spoofed:
+            raise
         except Exception as error:  # noqa: BLE001 - a handler's failure is the caller's answer, never the session's end
             self._count("handler_errors")
             if arrival.id:

@@ -49,11 +49,15 @@ class Answer(Struct, frozen=True, gc=False):
 Done = Callable[[Answer | AnyStatus], None]
 
 
+class Spoofed(Exception):
+    """A message claims another origin than its session's. Handlers let it pass: the session ends with its reason."""
+
+
 class Arrival(Struct, frozen=True, gc=False):
     """A message that came: a request when `id` is not 0; then it is to be answered, once, by reply().
 
-    peer, lane, generation are the authenticated session's: a message that claims another origin in its body is not to
-    be believed. (peer, lane, generation, id) names the request for good: asked again, it has the same name.
+    peer, lane, generation are the authenticated session's: what a body says of its origin goes through insist().
+    (peer, lane, generation, id) names the request for good: asked again, it has the same name.
     """
 
     peer: NodeId
@@ -66,6 +70,12 @@ class Arrival(Struct, frozen=True, gc=False):
     deadline_us: int  # on the receiver's clock, 0 = none; work that starts later is wasted
     session: int
     version: int = 1
+
+    def insist(self, claimed: NodeId) -> None:
+        """Spoofed unless the node that the body names as its origin is the session's. To be called before anything of
+        the message has changed anything."""
+        if claimed != self.peer:
+            raise Spoofed(f"type {self.type} claims to come from {claimed}")
 
 
 class PeerUp(Struct, frozen=True, gc=False):
