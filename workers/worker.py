@@ -49,6 +49,8 @@ SWEEP_ROWS = 200
 HOUSEKEEP_ROWS = 2_000
 CHECKPOINT_ROWS = 500  # per millisecond: what a checkpoint left is cleared before the next one
 DRAIN_S = 5.0
+LANE_DRAIN_US = 2_000_000  # more than a dead peer takes to be noticed
+LANE_LOOK_S = 0.01
 GATHER_BYTES_MAX = 32 * MIB
 NO_SPACE_RETRY_TICKS = 10
 
@@ -94,6 +96,7 @@ class Worker:
         self.lane: NodeLane | None = None
         self._again = False
         self._draining = False
+        self._lane_until_us = 0
         self._lines = LineRate()
         self._tick_due_us = 0
         self._turns_seen = 0
@@ -224,15 +227,25 @@ class Worker:
         self.engine.unlisten()
         if self.lane is not None:
             self.lane.drain()
+            self._lane_until_us = now_us() + LANE_DRAIN_US
         log.info("draining", pending=self.engine.pending())
         self.loop.call_later(DRAIN_S, self.loop.stop)
+        self._look_drained()
+
+    def _look_drained(self) -> None:
         self._check_drained()
+        self.loop.call_later(LANE_LOOK_S, self._look_drained)
 
     def _check_drained(self) -> None:
-        if self._draining and self.engine.pending() == 0 and not self.log.busy:
-            self.turns.flush(now_us())
-            self.engine.close_connections()
-            self.loop.stop()
+        if not self._draining or self.engine.pending() or self.log.busy or self._lane_owes():
+            return
+        self.turns.flush(now_us())
+        self.engine.close_connections()
+        self.loop.stop()
+
+    def _lane_owes(self) -> bool:
+        """Whether a peer waits for an answer, or we for one's, within the lane's time: one that hangs keeps nobody."""
+        return self.lane is not None and not self.lane.drained and now_us() < self._lane_until_us
 
     def _fail(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """A callback raised: a failed disk or store, or a defect. Stop acknowledging at once; a successor recovers."""

@@ -26,6 +26,7 @@ class Type(IntEnum):
     HELLO = 1
     WELCOME = 2
     GOAWAY = 3  # nothing new from the sender on this session; what was asked is still answered
+    FAREWELL = 4  # after GOAWAY: everything that the sender asked is answered, so the receiver may close
     ECHO = 8  # answered with its own body
     ROUTED = 9  # an Envelope to the owner of a vShard
     BULK_OPEN = 16

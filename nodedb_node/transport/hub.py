@@ -437,7 +437,7 @@ class Hub:
 
     def _frame(self, session: Session, frame: Frame) -> None:
         role = frame.flags & ~Flag.ERROR
-        if frame.type <= Type.GOAWAY:
+        if frame.type <= Type.FAREWELL:
             self._session_frame(session, frame)
         elif frame.kind is Kind.BULK:
             self._transfers.on_frame(session, frame, self._handlers, self._now_us())
@@ -449,8 +449,14 @@ class Hub:
             self._on_message(session, frame)
 
     def _session_frame(self, session: Session, frame: Frame) -> None:
-        if frame.type != Type.GOAWAY or frame.flags != Flag.ONEWAY:
+        if frame.type not in (Type.GOAWAY, Type.FAREWELL) or frame.flags != Flag.ONEWAY:
             raise FrameError("a greeting after the greeting")
+        if frame.type == Type.FAREWELL:
+            if not session.heard_goaway:
+                raise FrameError("a farewell without a goodbye")
+            session.heard_farewell = True
+            self._close_drained(session)
+            return
         session.heard_goaway = True
         now = self._now_us()
         session.move(Event.GOAWAY, now)
@@ -531,9 +537,14 @@ class Hub:
         self._close_drained(session)
 
     def _close_drained(self, session: Session) -> None:
-        """Both said goodbye, nothing is owed in either direction: the side that dialled closes."""
-        quiet = session.said_goaway and session.heard_goaway and not session.requests
-        if quiet and session.state is State.DRAINING and not self._calls.on_link(session.link):
+        """Farewell once we are owed nothing; the end when neither owes anything. A goodbye says less: it comes before
+        the rest of what was asked before it, because its class goes first."""
+        if session.state is not State.DRAINING or not session.said_goaway:
+            return
+        if not session.said_farewell and not self._calls.on_link(session.link):
+            session.said_farewell = True
+            self._write(session, Frame(Type.FAREWELL, Flag.ONEWAY, Kind.CONTROL, 0, 0, b""))
+        if session.said_farewell and session.heard_farewell and not session.requests:
             backlog = sum(self._links.backlog(session.link, kind) for kind in Kind)
             if backlog == 0:
                 self._close(session, Why.GOODBYE, "drained", self._now_us())

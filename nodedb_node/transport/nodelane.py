@@ -49,18 +49,24 @@ class NodeLane:
         self._opening: asyncio.Future[None] | None = None
         self._failed_at = 0.0
         self._stale = True
+        self._draining = False
 
     def tick(self) -> None:
         if self.endpoint is not None:
             self._keep_up(self.endpoint)
-        elif self._opening is None and self._boot.lane_fd >= 0 and time.monotonic() - self._failed_at > RETRY_S:
+        elif self._wanted and time.monotonic() - self._failed_at > RETRY_S:
             self._opening = self._loop.run_in_executor(None, _imported)
             self._opening.add_done_callback(self._imported)
 
     def drain(self) -> None:
-        """Nothing new is taken any more; what was asked is answered."""
+        """Nothing new is taken any more, a lane that is not open stays so; what was asked is answered."""
+        self._draining = True
         if self.endpoint is not None:
             self.endpoint.hub.drain()
+
+    @property
+    def _wanted(self) -> bool:
+        return not self._draining and self._opening is None and self._boot.lane_fd >= 0
 
     @property
     def drained(self) -> bool:
@@ -77,7 +83,8 @@ class NodeLane:
         self._opening = None
         try:
             done.result()
-            self._open()
+            if not self._draining:
+                self._open()
         except (OSError, StartError, ValueError) as error:
             self._failed_at = time.monotonic()
             log.error("the lane cannot be opened; tried again soon", why=error)

@@ -75,6 +75,8 @@ class Session:
         self.since_us = now_us
         self.said_goaway = False
         self.heard_goaway = False
+        self.said_farewell = False
+        self.heard_farewell = False
         self.requests: set[int] = set()  # of the peer, not answered yet
         self.readers: dict[Kind, FrameReader] = {Kind.CONTROL: FrameReader(Kind.CONTROL, GREETING_LIMITS)}
 

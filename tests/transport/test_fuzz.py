@@ -35,7 +35,10 @@ def said() -> dict[Kind, list[Frame]]:
     routed = envelope.encode(Envelope(VShard(4), 3, 7, 1, b"x"))
     opened = messages.encode(messages.BulkOpen(NAME, "discard", 1 << 20))
     return {
-        Kind.CONTROL: [Frame(Type.GOAWAY, Flag.ONEWAY, Kind.CONTROL, 0, 0, b"")],
+        Kind.CONTROL: [
+            Frame(Type.GOAWAY, Flag.ONEWAY, Kind.CONTROL, 0, 0, b""),
+            Frame(Type.FAREWELL, Flag.ONEWAY, Kind.CONTROL, 0, 0, b""),
+        ],
         Kind.QUERY: [
             Frame(Type.ECHO, Flag.REQUEST, Kind.QUERY, 5, 900, b"echo"),
             Frame(Type.ROUTED, Flag.REQUEST, Kind.QUERY, 6, 900, routed),

@@ -1,4 +1,4 @@
-"""Spoofed origins, by hand-made peers that are members: what a message says of its sender is held against the session."""
+"""Spoofed origins, by hand-made peers who are members: a message is its session's peer's, whatever it says."""
 
 from collections.abc import Iterator
 from typing import Any

@@ -318,6 +318,12 @@ def test_a_class_on_another_class_s_stream(stage: QuicStage, server: QuicPlayer)
     peer.refused(Why.GARBLED)
 
 
+def test_a_farewell_without_a_goodbye(stage: QuicStage, server: QuicPlayer) -> None:
+    peer = greeted(stage, server)
+    peer.frame(Frame(Type.FAREWELL, Flag.ONEWAY, Kind.CONTROL, 0, 0, b""))
+    peer.refused(Why.GARBLED)
+
+
 def test_a_second_greeting(stage: QuicStage, server: QuicPlayer) -> None:
     peer = greeted(stage, server)
     peer.greet(greeting(ALICE, generation=2))

@@ -251,3 +251,19 @@ def test_a_peer_that_stands_still_for_ten_seconds(stage: QuicStage) -> None:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
         os.close(reader)
+
+
+def test_a_drain_waits_for_a_question_that_its_goodbye_has_overtaken(stage: QuicStage) -> None:
+    """Control goes first: the answer to a goodbye arrives before the rest of a request that was sent before it."""
+    alice, bob = stage.start(ALICE), stage.start(BOB)
+    echo(bob)
+    alice.transport.meet(BOB, CONTROL, bob.address)
+    stage.run(lambda: up(alice, BOB) and up(bob, ALICE))
+    ends: list[Any] = []
+    body = pattern(0, 6 << 20)
+    taken = alice.transport.call(BOB, CONTROL, Kind.QUERY, Message(40, body), 20_000, ends.append)
+    assert isinstance(taken, Accepted)
+    stage.run(lambda: bob.transport.figures.bytes_in > 100_000)
+    assert not bob.handlers.arrivals, "the question is on its way"
+    stage.drain(bob)
+    stage.run(lambda: ends == [Answer(body)])
