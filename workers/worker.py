@@ -321,12 +321,13 @@ class Worker:
         """Ten times a second, fewer in calm: heartbeat, deadlines, and what else there is to do."""
         now = now_us()
         self.metrics.heartbeat_us = now
-        self._observe("loop_stall_us", max(0, now - self._tick_due_us))
+        late_us = max(0, now - self._tick_due_us)
+        self._observe("loop_stall_us", late_us)
         if self._refused_ticks:
             self._refused_ticks -= 1
             if self._refused_ticks == 0:  # the next write finds out
                 self.engine.refuse_writes(-1)
-        self.turns.after(self.engine.expire(now))
+        self.turns.on_deadlines(late_us > TICK_S * 1e6)
         if self.place.look(now):
             self.metrics.core_moves += 1
             self.place.put_thread(self.store.checkpoint_thread(), own_core=self._hurried)

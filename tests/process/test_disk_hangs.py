@@ -5,6 +5,9 @@ Needs root: an ext4 of its own is frozen, so that its syncs wait.
 
 import fcntl
 import os
+import signal
+import threading
+import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -70,3 +73,53 @@ def test_a_disk_that_hangs_delays_writes_and_nothing_else(disk: LoopFilesystem, 
         wait_for(written, "writes to go on once the disk answers")
         assert one.client().get("new") in (None, b"1")
         assert one.client().get("old") == b"1"
+
+
+def test_a_write_that_was_durable_in_time_is_not_unknown_because_the_worker_stood_still(
+    disk: LoopFilesystem, tmp_path: Path
+) -> None:
+    """Its append ends while the process does not run; then the deadline and the news of it wait side by side."""
+    with Node(tmp_path, {"clients.deadline_ms": 1500}) as one:
+        one.data_dir = disk.path / "data"
+        one.start()
+        client, worker = one.client(retry=None), one.pids()["worker-0"]
+        client.set("old", "1")
+        wire = client.connection_pool.get_connection()
+        for number in range(3):
+            with frozen(disk.path):
+                sent = time.monotonic()
+                wire.send_command("SET", f"key:{number}", "1")
+                assert one.client().get("old") == b"1"  # so the one before it was read, and its append is under way
+                os.kill(worker, signal.SIGSTOP)
+            wait_for(lambda sent=sent: time.monotonic() > sent + 1.6, "the deadline to pass")
+            os.kill(worker, signal.SIGCONT)
+            assert wire.read_response() == b"OK"
+
+
+def test_a_disk_that_is_slow_but_answers_leaves_no_write_unknown(disk: LoopFilesystem, tmp_path: Path) -> None:
+    """Appends of a quarter of the deadline, one after the other: each write is answered by what became of it."""
+    with Node(tmp_path, {"clients.deadline_ms": 2000}) as one:
+        one.data_dir = disk.path / "data"
+        one.start()
+        done = threading.Event()
+
+        def slow() -> None:
+            while not done.is_set():
+                with frozen(disk.path):
+                    done.wait(0.5)
+                done.wait(0.02)
+
+        freezer = threading.Thread(target=slow)
+        freezer.start()
+        try:
+            answers, end = [], time.monotonic() + 4.0
+            with one.client(retry=None) as client:
+                while time.monotonic() < end:
+                    pipe = client.pipeline(transaction=False)
+                    for number in range(20):
+                        pipe.set(f"key:{number}", len(answers))
+                    answers += pipe.execute(raise_on_error=False)
+        finally:
+            done.set()
+            freezer.join()
+        assert len(answers) >= 100 and all(answer is True for answer in answers)

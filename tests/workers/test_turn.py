@@ -18,7 +18,12 @@ class Stage:
         self.bits = native.PROPOSE | native.PAUSED
 
     def poll(self, now_us: int, stamp: int, rung: int) -> int:
+        self.done.append("poll")
         return self.bits
+
+    def reap(self) -> tuple[Any, int]:
+        self.done.append("reap")
+        return None, 0
 
     def seal(self, stamp: int, seed: int, now_us: int) -> int:
         return 1
@@ -50,6 +55,15 @@ def test_clients_rest_while_an_append_that_will_end_is_in_flight() -> None:
     turns(stage).on_clients()
     assert "watch_clients" in stage.done
     assert "proposed" in stage.done
+
+
+def test_what_is_done_is_taken_in_before_a_deadline_is_judged() -> None:
+    for late in (False, True):
+        stage = Stage(takes=True)
+        stage.busy, stage.bits = True, 0
+        turns(stage).on_deadlines(late)
+        calls = [name for name in stage.done if name in ("reap", "poll", "expire")]
+        assert calls == (["reap", "poll", "expire"] if late else ["reap", "expire"])
 
 
 def test_a_refused_append_does_not_leave_clients_unwatched() -> None:

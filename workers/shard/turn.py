@@ -93,6 +93,15 @@ class Turns:
         self._hooks.committed()
         self.flush(now_us)
 
+    def on_deadlines(self, late: bool) -> None:
+        """Answer what is past its time, after what is done already. late: the process did not run when it should have:
+        an append may have ended and peers may have answered meanwhile, and no command is unknown that they decide."""
+        if self._log.busy:
+            self.on_log()
+        if late:
+            self.on_bell()
+        self.after(self._engine.expire(self._now_us()))
+
     def flush(self, now_us: int) -> None:
         """Send what connections and peers are owed."""
         self.after(self._engine.flush(now_us))
