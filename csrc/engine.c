@@ -175,8 +175,11 @@ bool worker_of(nd_engine *e, uint32_t vshard, uint32_t *worker)
 void nd_engine_note(nd_engine *e, uint32_t kind, uint32_t conn_idx, uint64_t value, const char *text)
 {
     const uint32_t cap = sizeof e->events / sizeof *e->events;
-    if (e->events_n == cap)
-        return; /* a storm of one kind of trouble is told by its counters */
+    ND_ASSERT(kind < ND_EVENT_KINDS);
+    if (e->events_n == cap) {
+        e->events_dropped[kind]++;
+        return;
+    }
     nd_event *ev = &e->events[(e->events_head + e->events_n++) % cap];
     *ev = (nd_event){.kind = kind, .conn = conn_idx, .value = value};
     snprintf(ev->text, sizeof ev->text, "%s", text);
@@ -190,6 +193,14 @@ int nd_engine_event_next(nd_engine *e, nd_event *out)
     e->events_head = (e->events_head + 1) % (sizeof e->events / sizeof *e->events);
     e->events_n--;
     return 1;
+}
+
+uint64_t nd_engine_events_dropped(nd_engine *e, uint32_t kind)
+{
+    ND_ASSERT(kind < ND_EVENT_KINDS);
+    uint64_t n = e->events_dropped[kind];
+    e->events_dropped[kind] = 0;
+    return n;
 }
 
 /* ---- calls made by Python ---- */

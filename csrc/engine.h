@@ -80,6 +80,7 @@ typedef struct nd_conn_info {
 #define ND_EVENT_PEER_RESTARTED 4
 #define ND_EVENT_QUERY_LIMIT 5
 #define ND_EVENT_TLS 6
+#define ND_EVENT_KINDS 7
 typedef struct nd_event {
     uint32_t kind, conn;
     uint64_t value;
@@ -139,6 +140,7 @@ int nd_engine_call(nd_engine *e, uint32_t token, uint32_t worker, uint32_t vshar
                    uint32_t resp, uint64_t now_us);
 int nd_engine_call_next(nd_engine *e, uint32_t *token, const uint8_t **p, uint64_t *n); /* view valid until the next call */
 int nd_engine_event_next(nd_engine *e, nd_event *out);
+uint64_t nd_engine_events_dropped(nd_engine *e, uint32_t kind);            /* since the last call: there was no room for them */
 uint32_t nd_engine_close_all(nd_engine *e);                                /* at the end of a drain; returns how many were open */
 /* cffi:end */
 #endif

@@ -104,6 +104,7 @@ struct nd_engine {
     uint8_t *done_last;
     nd_event events[64];
     uint32_t events_head, events_n;
+    uint64_t events_dropped[ND_EVENT_KINDS];
     nd_reply reply;                /* scratch */
     nd_arg *argv;                  /* scratch for decoded commands */
     uint32_t argv_cap;

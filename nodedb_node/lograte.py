@@ -20,10 +20,14 @@ class LineRate:
         """How many of this kind were not written since the last one that was; None = do not write this one either."""
         tokens = self._now(kind, now_us)
         if tokens < 1:
-            self._suppressed[kind] = self._suppressed.get(kind, 0) + 1
+            self.suppress(kind, 1)
             return None
         self._tokens[kind] = (tokens - 1, now_us)
         return self._suppressed.pop(kind, 0)
+
+    def suppress(self, kind: int, count: int) -> None:
+        """Of so many nothing is known but the kind: they are told with the others that were not written."""
+        self._suppressed[kind] = self._suppressed.get(kind, 0) + count
 
     def overdue(self, now_us: int) -> list[tuple[int, int]]:
         """(kind, lines not written) of kinds that may write again and had nothing to write since."""

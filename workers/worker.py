@@ -266,6 +266,8 @@ class Worker:
                 fields: dict[str, object] = {"suppressed": suppressed} if suppressed else {}
                 message = native.EVENT_MESSAGES[event.kind]
                 log.warning(message, number=event.conn, value=event.value, what=event.text, **fields)
+        for kind, count in self.engine.dropped_events().items():
+            self._lines.suppress(kind, count)
 
     def again(self) -> None:
         if not self._again:

@@ -264,6 +264,11 @@ class Engine:
             return None
         return int(self._token[0]), bytes(ffi.buffer(self._bytes[0], self._len[0]))
 
+    def dropped_events(self) -> dict[int, int]:
+        """How many events of each kind found no room since the last call; after the last of next_event."""
+        counts = {kind: int(lib.nd_engine_events_dropped(self.handle, kind)) for kind in EVENT_MESSAGES}
+        return {kind: count for kind, count in counts.items() if count}
+
     def next_event(self) -> Event | None:
         v = self._event
         if not lib.nd_engine_event_next(self.handle, v):

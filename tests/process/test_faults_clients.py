@@ -6,7 +6,9 @@ A well-behaved recorder runs beside them and must see every promise kept, by the
 from __future__ import annotations
 
 import contextlib
+import os
 import random
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -100,6 +102,21 @@ def test_a_storm_of_malformed_commands_does_not_fill_the_log(node: Node) -> None
         closed_with_error(node, b"*x\r\n")
     wait_for(lambda: told(node) == storm, f"{storm} lines, or counts of lines not written", 15.0)
     assert len(protocol_error_lines(node)) < storm / 2
+
+
+def test_a_storm_within_one_turn_is_counted_whole(node: Node) -> None:
+    """More than the engine keeps lines for until Python looks."""
+    storm, before = 200, told(node)
+    links = [Connection(node.port) for _ in range(storm)]
+    assert links[-1].call("PING") == b"PONG", "all are accepted"
+    worker = node.pids()["worker-0"]
+    os.kill(worker, signal.SIGSTOP)
+    for link in links:
+        link.socket.sendall(b"*x\r\n")
+    os.kill(worker, signal.SIGCONT)
+    wait_for(lambda: told(node) == before + storm, f"{storm} lines, or counts of lines not written", 15.0)
+    for link in links:
+        link.socket.close()
 
 
 def told(node: Node) -> int:
