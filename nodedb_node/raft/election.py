@@ -253,11 +253,11 @@ def on_quorum_timeout(state: State, now_us: Micros) -> None:
         mark("raft-quorum-lost")
         roles.become_follower(state, now_us, state.term, NOBODY)
         return
+    # Given up only for lanes that cannot have been silent long enough to say so: what they said is not said again.
     oldest_us = min(
-        (max(peer.contact_us, state.contacts.acked_us(peer.node)) for peer in state.voter_peers + state.outgoing_peers),
-        default=now_us,
+        (state.contacts.acked_us(peer.node) for peer in state.voter_peers + state.outgoing_peers), default=now_us
     )
-    quiet = oldest_us + config.election_min_us > now_us
+    quiet = oldest_us + 2 * config.heartbeat_us > now_us
     state.quorum_us = NEVER if quiet else max(now_us + 1, contact_us + config.election_max_us)
 
 
