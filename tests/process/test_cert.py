@@ -113,7 +113,8 @@ def test_an_authority_is_rotated_under_a_running_node(tmp_path: Path) -> None:
         wait_for(lambda: metric(one, "peer_authorities") == 2, "both to be trusted", 10)
         code, said = run_cert(one, "rotate-ca", "finish")
         assert code == 69 and "not every node trusts the next one yet" in said
-        assert f"issues once these nodes trust it: {second.node_id[:16]}" in cert(one, "show")
+        alone = f"issues once these nodes trust it: {second.node_id[:16]}"
+        wait_for(lambda: alone in cert(one, "show"), "the node itself to have told that it trusts it", 10)
         second.acknowledge()
         wait_for(lambda: shown(one) != before, "a certificate of the new authority", 30)
         wait_for(lambda: one.find_log("another authority issues now"), "the log to say why", 10)
