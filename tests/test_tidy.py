@@ -212,6 +212,18 @@ LONG_LINES: dict[str, int] = {
 }
 
 
+def test_the_walk_of_a_write_names_functions_where_they_are() -> None:
+    walk = (ROOT / "ARCHITECTURE.md").read_text().partition("## One write through")[2].partition("\n## ")[0]
+    named = re.findall(r"`([A-Za-z_.]+)`(?: and `([A-Za-z_.]+)`)?\s\(([a-z_/]+\.(?:py|c))\)", walk)
+    assert len(named) > 40
+    for first, second, file in named:
+        text = (ROOT / file).read_text()
+        for name in (first, second):
+            word = name.rpartition(".")[2]
+            defined = rf"(def|class) {word}\b" if file.endswith(".py") else rf"^[a-z].*\b{word}\("
+            assert not name or re.search(defined, text, re.MULTILINE), f"{name} is not in {file}"
+
+
 def test_lines_are_short() -> None:
     found: dict[str, int] = {}
     for path in tracked():

@@ -583,6 +583,34 @@ def test_a_lost_vote_is_not_given_again_while_whom_it_was_for_may_still_count_it
     assert group.leader.term > 2 and group[5].vote == group.leader.node
 
 
+def test_two_voters_of_which_one_is_in_quarantine_have_no_leader_and_say_so() -> None:
+    """docs/faults.md, R2: the whole one cannot be elected without the other's vote, which it must not give."""
+    group = Group(2)
+    group.elect(1)
+    group.propose(1, "a")
+    group.settle()
+    group.now_us += 1
+    forget_hard_state(group, 2)
+    group.run(20_000 * MS)
+    assert [replica.raft.role for replica in group.replicas.values()].count(Role.LEADER) == 0
+    assert group[2].quarantine and group[1].leader == 0 and group[1].log.last_index == 2, "nothing is lost at 1"
+
+
+def test_a_third_voter_that_comes_back_ends_a_quarantine_that_left_no_majority() -> None:
+    group = Group(3)
+    group.elect(1)
+    group.propose(1, "a")
+    group.settle()
+    group.now_us += 1
+    group.crash(3)
+    forget_hard_state(group, 2)
+    group.run(8_000 * MS)
+    assert group[1].role != Role.LEADER and group[2].quarantine
+    group.restart(3)
+    group.run(8_000 * MS)
+    assert not group[2].quarantine and group.leader.node in (1, 3)
+
+
 def test_two_in_quarantine_do_not_wait_for_each_other() -> None:
     group = Group(5)
     group.elect(1)
