@@ -7,6 +7,7 @@ import contextlib
 import os
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -92,3 +93,22 @@ def test_full_disk_refuses_writes_serves_reads_and_recovers(disk: LoopFilesystem
     node.kill_all()
     node.start()
     recorder.verify(node.port)
+
+
+def test_a_disk_that_fails_ends_the_worker_and_nothing_is_acknowledged(disk: LoopFilesystem, tmp_path: Path) -> None:
+    """Real EIO: a file system that was shut down fails each write and sync. What was acknowledged before is there."""
+    with new_node(tmp_path / "node", workers=1) as one:
+        one.data_dir = disk.path / "data"
+        one.start()
+        recorder = Recorder(shared_targets(one.port, 3), seed=1)
+        recorder.start()
+        recorder.wait_acked(300)
+        disk.cut()
+        one.wait_log("process=worker-0 msg=.worker (stops|cannot start).*Input/output error", REFUSED_SECONDS_MAX)
+        one.wait_log("child died.* child=worker-0 code=74")
+        one.kill_all()
+        recorder.stop()
+        disk.unmount()
+        disk.mount()
+        one.start()
+        recorder.verify(one.port)
