@@ -163,3 +163,18 @@ def test_deaths_during_redistribution_lose_nothing(node: Node) -> None:
     change_workers(node, 2)
     node.start()
     assert all_hold(node, 7)
+
+
+def test_a_damaged_log_keeps_the_node_from_starting_and_is_named(node: Node) -> None:
+    with node.start().client() as client:
+        for key in keys_of_every_worker(100):
+            client.set(key, "v" * 5000)
+    node.kill_all()
+    (segment,) = node.data_dir.glob("layout-1/worker-0/wal/wal-*")
+    with segment.open("r+b") as file:
+        file.seek(100_000)  # of about 250 000 that were written
+        file.write(b"\x55" * 8)
+    before = segment.read_bytes()
+    assert node.start(wait=False).wait(20.0) == 65
+    assert node.find_log(f"process=worker-0 .*{segment.name}.*offset.*nodedb-node wal verify")
+    assert segment.read_bytes() == before
