@@ -170,7 +170,7 @@ def test_a_damaged_log_keeps_the_node_from_starting_and_is_named(node: Node) -> 
         for key in keys_of_every_worker(100):
             client.set(key, "v" * 5000)
     node.kill_all()
-    (segment,) = node.data_dir.glob("layout-1/worker-0/wal/wal-*")
+    segment = min(node.data_dir.glob("layout-1/worker-0/wal/wal-*"))  # the next one may be there too, empty
     with segment.open("r+b") as file:
         file.seek(100_000)  # of about 250 000 that were written
         file.write(b"\x55" * 8)
