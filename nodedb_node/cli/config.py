@@ -13,8 +13,9 @@ Made from nodedb_node/config.py by `nodedb-node config doc`; a test compares the
 A node needs no configuration. Settings come from, each winning over the one before: the default; one TOML file
 (`--config FILE` or `NODEDB_CONFIG`); variables named `NODEDB_SECTION_KEY`, such as `NODEDB_CLIENTS_PORT=6380`,
 lists with commas; the options of `nodedb-node start`: `--data-dir` ([node] data_dir), `--bind` ([node] bind),
-`--port` ([clients] port), `--worker-port` ([clients] worker_port), `--http-port` ([http] port), `--peers` ([peers]
-security), `--workers` ([cpu] workers), `--log-level` ([log] level).
+`--port` ([clients] port), `--worker-port` ([clients] worker_port), `--http-port` ([http] port), `--peer-port` ([peers]
+port), `--peer-worker-port` ([peers] worker_port), `--peers` ([peers] security), `--workers` ([cpu] workers),
+`--log-level` ([log] level).
 
 What is unknown or wrong is refused with its place, what was expected and the nearest known name; exit code 78.
 `nodedb-node config lint FILE` checks without starting, `nodedb-node config print` shows what a node would run

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from nodedb_node.cli.config import document
+from nodedb_node.cli.start import KEYS
 from nodedb_node.config import (
     BATCH_BYTES_MAX,
     ENTRY_BYTES_MAX,
@@ -143,3 +144,9 @@ def test_every_key_has_a_unit_and_a_reason() -> None:
 def test_the_documentation_is_the_table() -> None:
     written = (ROOT / "docs/configuration.md").read_text()
     assert written == document(), "run: python -m nodedb_node config doc > docs/configuration.md"
+
+
+def test_the_documentation_names_every_option_of_start() -> None:
+    text = document()
+    for option, (section, name) in KEYS.items():
+        assert re.search(rf"`--{option.replace('_', '-')}`\s\(\[{section}\]\s{name}\)", text), option
