@@ -189,26 +189,13 @@ def test_functions_are_short() -> None:
 
 # Files with lines above the limit: how many; they may only shrink.
 LONG_LINES: dict[str, int] = {
-    "csrc/ckpt.h": 1,
     "csrc/crc32c.h": 1,
-    "csrc/engine.h": 4,
-    "csrc/lmdbio.c": 1,
+    "csrc/engine.h": 3,
     "csrc/num.h": 1,
-    "csrc/peer.c": 1,
     "csrc/resp.h": 1,
-    "csrc/slab.c": 1,
-    "csrc/store.h": 1,
-    "csrc/store_life.c": 1,
     "csrc/wal.h": 1,
-    "csrc/walbook.h": 1,
     "tests/admin/test_app.py": 1,
     "tests/c/test_wal.c": 1,
-    "tools/bench/__main__.py": 3,
-    "tools/bench/cells.py": 2,
-    "tools/bench/proc.py": 3,
-    "tools/bench/ratios.py": 1,
-    "tools/bench/report.py": 2,
-    "tools/bench/servers.py": 1,
 }
 
 
@@ -230,9 +217,11 @@ def test_lines_are_short() -> None:
         if path.suffix in (".c", ".h", ".py", ""):
             limit = C_COLUMNS if path.suffix in (".c", ".h") else COLUMNS
             long = sum(len(line) > limit for line in path.read_text().splitlines())
-            if long > LONG_LINES.get(place(path), 0):
+            if long:
                 found[place(path)] = long
-    assert not found
+    assert {name: count for name, count in found.items() if count > LONG_LINES.get(name, 0)} == {}
+    slack = {name: found.get(name, 0) for name, count in LONG_LINES.items() if found.get(name, 0) < count}
+    assert not slack, "shrunk: write the new count into the list, or take the row out"
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "csrc").glob("*.h")), ids=lambda path: path.name)
@@ -241,6 +230,7 @@ def test_a_header_is_one_page(path: Path) -> None:
     assert text.startswith("/* " + path.name), "a header starts with its name and what it is"
     length = text.count("\n")
     assert length <= LONG_HEADERS.get(path.name, HEADER_LINES), f"{length} lines"
+    assert length >= LONG_HEADERS.get(path.name, 0), f"shrunk to {length} lines: so says the list, or has no row"
 
 
 # Headers above the limit; they may only shrink.
