@@ -1,8 +1,10 @@
 #include "engine_int.h"
 
+#include <arpa/inet.h>
 #include <errno.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 /* ---- small containers ---- */
@@ -172,6 +174,22 @@ bool worker_of(nd_engine *e, uint32_t vshard, uint32_t *worker)
 
 /* ---- things to log ---- */
 
+static bool about_a_client(uint32_t kind)
+{
+    return kind == ND_EVENT_OUTPUT_LIMIT || kind == ND_EVENT_PROTOCOL || kind == ND_EVENT_QUERY_LIMIT || kind == ND_EVENT_TLS;
+}
+
+static void write_address(const conn *c, char *to, socklen_t n)
+{
+    struct sockaddr_storage sa;
+    socklen_t len = sizeof sa;
+    if (getpeername(c->fd, (struct sockaddr *)&sa, &len) != 0)
+        return;
+    const void *address = sa.ss_family == AF_INET6 ? (const void *)&((struct sockaddr_in6 *)&sa)->sin6_addr
+                                                   : (const void *)&((struct sockaddr_in *)&sa)->sin_addr;
+    inet_ntop(sa.ss_family, address, to, n);
+}
+
 void nd_engine_note(nd_engine *e, uint32_t kind, uint32_t conn_idx, uint64_t value, const char *text)
 {
     const uint32_t cap = sizeof e->events / sizeof *e->events;
@@ -183,6 +201,8 @@ void nd_engine_note(nd_engine *e, uint32_t kind, uint32_t conn_idx, uint64_t val
     nd_event *ev = &e->events[(e->events_head + e->events_n++) % cap];
     *ev = (nd_event){.kind = kind, .conn = conn_idx, .value = value};
     snprintf(ev->text, sizeof ev->text, "%s", text);
+    if (about_a_client(kind) && e->conns[conn_idx])
+        write_address(e->conns[conn_idx], ev->address, sizeof ev->address);
 }
 
 int nd_engine_event_next(nd_engine *e, nd_event *out)

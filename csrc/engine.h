@@ -84,7 +84,7 @@ typedef struct nd_conn_info {
 typedef struct nd_event {
     uint32_t kind, conn;
     uint64_t value;
-    char text[64];
+    char text[64], address[48];      /* address: of the client it is about, or "" */
 } nd_event;
 
 int nd_engine_new(const nd_engine_cfg *cfg, nd_store *store, nd_cmdtab *tab, nd_metrics *metrics, nd_engine **out);

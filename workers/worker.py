@@ -264,6 +264,7 @@ class Worker:
             suppressed = self._lines.take(event.kind, now_us())
             if suppressed is not None:
                 fields: dict[str, object] = {"suppressed": suppressed} if suppressed else {}
+                fields |= {"address": event.address} if event.address else {}
                 message = native.EVENT_MESSAGES[event.kind]
                 log.warning(message, number=event.conn, value=event.value, what=event.text, **fields)
         for kind, count in self.engine.dropped_events().items():

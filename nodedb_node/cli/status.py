@@ -104,10 +104,20 @@ def ask(host: str, port: int, token: bytes = b"", ca: str = "") -> bytes:
         return raw
     except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
-        line = f"no node answers on {host}:{port} ({reason}); is it started, and is this its HTTP port (--http)?"
+        line = f"no node answers on {host}:{port} ({reason}); {_hint(error, ca)}"
         raise StartError(Exit.UNAVAILABLE, line) from error
     finally:
         connection.close()
+
+
+def _hint(error: Exception, ca: str) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return "name it as its certificate does (--http), and the authority of that certificate (--ca)"
+    if isinstance(error, ssl.SSLError):
+        return "does it speak HTTPS? without --ca it is asked by plain HTTP"
+    if isinstance(error, http.client.RemoteDisconnected) and not ca:
+        return "where [http] tls_cert is set it speaks HTTPS alone: give --ca FILE"
+    return "is it started, and is this its HTTP port (--http)?"
 
 
 def lines(document: Document) -> Iterator[str]:

@@ -86,7 +86,7 @@ class PeerSecurity:
         try:
             reason = self._keeper.tick(now_s)
             if reason:
-                log.info("the node's certificate was renewed", why=reason)
+                log.info("the node has a new certificate", why=reason)
             self._reload()
         except (ChangeRefused, TrustError, StartError, OSError) as error:
             self._failed_s = now_s

@@ -285,7 +285,7 @@ def _retire_authority(state: SecurityState, change: RetireAuthority) -> Security
 def _record_leaf(state: SecurityState, change: RecordLeaf) -> SecurityState:
     row = replace(change.row, recorded=state.generation + 1)
     _authority(state, row.issuer)
-    node = state.nodes.get(row.node_id) or NodeRow(node_id=row.node_id)
+    node = state.nodes.get(row.node_id) or _new_node(state, row.node_id)
     if node.removed_s:
         raise ChangeRefused(f"node {row.node_id} was removed: a node that returns gets another identity")
     if row.serial in state.leaves:
@@ -306,7 +306,7 @@ def _record_leaf(state: SecurityState, change: RecordLeaf) -> SecurityState:
 def _revoke(state: SecurityState, change: Revoke) -> SecurityState:
     leaf = state.leaves.get(change.serial)
     if leaf is None:
-        raise ChangeRefused(f"no certificate with serial {change.serial} is known")
+        raise ChangeRefused(f"no certificate with serial {change.serial} is known; nodedb-node cert pins shows all")
     if leaf.revoked_s:
         raise ChangeRefused(f"the certificate with serial {change.serial} is revoked already")
     state = _with_list(state, leaf.issuer, change.crl, change.crl_number)
@@ -347,7 +347,7 @@ def _acknowledge(state: SecurityState, change: Acknowledge) -> SecurityState:
 def _register(state: SecurityState, change: RegisterSealingKey) -> SecurityState:
     if len(change.public) != 32:
         raise ChangeRefused("a sealing key has 32 bytes")
-    node = state.nodes.get(change.node_id) or NodeRow(node_id=change.node_id)
+    node = state.nodes.get(change.node_id) or _new_node(state, change.node_id)
     if node.removed_s:
         raise ChangeRefused(f"node {change.node_id} was removed")
     return _with_node(state, replace(node, sealing_key=change.public))
@@ -381,6 +381,11 @@ def _check_holders(state: SecurityState, wrapped: Mapping[str, bytes]) -> None:
             raise ChangeRefused(f"node {node_id} has no sealing key, or was removed")
 
 
+def _new_node(state: SecurityState, node_id: str) -> NodeRow:
+    """Who joins is handed the trust of now: it does not hold up a rotation, nor turn it back."""
+    return NodeRow(node_id=node_id, acknowledged=state.generation)
+
+
 def _authority(state: SecurityState, fingerprint: bytes) -> AuthorityRow:
     row = state.authorities.get(fingerprint)
     if row is None:
@@ -391,7 +396,7 @@ def _authority(state: SecurityState, fingerprint: bytes) -> AuthorityRow:
 def _node(state: SecurityState, node_id: str) -> NodeRow:
     node = state.nodes.get(node_id)
     if node is None:
-        raise ChangeRefused(f"no node {node_id} is known")
+        raise ChangeRefused(f"no node {node_id} is known; nodedb-node cert pins shows whole ids")
     return node
 
 

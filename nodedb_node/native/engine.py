@@ -101,6 +101,7 @@ class Event(NamedTuple):
     conn: int
     value: int
     text: str
+    address: str  # of the client, or empty
 
 
 def _args(argv: list[bytes]) -> tuple[Any, list[Any]]:
@@ -273,4 +274,5 @@ class Engine:
         v = self._event
         if not lib.nd_engine_event_next(self.handle, v):
             return None
-        return Event(v.kind, v.conn, v.value, ffi.string(v.text).decode(errors="backslashreplace"))
+        text, address = (ffi.string(field).decode(errors="backslashreplace") for field in (v.text, v.address))
+        return Event(v.kind, v.conn, v.value, text, address)

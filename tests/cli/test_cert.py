@@ -173,7 +173,7 @@ def test_remove(made: Path, tmp_path: Path) -> None:
     assert "does not remove itself" in str(refused(made, "remove", NODE, "--yes"))
 
 
-def test_rotation(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rotation(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "no rotation has begun" in str(refused(made, "rotate-ca", "finish"))
     assert "rotate-ca finish" in good(made, "rotate-ca", "begin")
     assert "has begun already" in str(refused(made, "rotate-ca", "begin"))
@@ -183,6 +183,9 @@ def test_rotation(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         store = catalog.security()
         store.change(store.generation(), [Acknowledge(NODE, store.generation())])
     good(made, "renew")
+    csr = request(tmp_path / "csr.pem")
+    pem = good(made, "issue", "--csr", csr, "--node", OTHER_NODE)
+    assert good(made, "issue", "--csr", csr, "--node", OTHER_NODE) == pem, "a node that joins does not turn it back"
     assert "in use" in str(refused(made, "rotate-ca", "finish"))
     later_s = now_s() + PIN_OVERLAP_S + 1
     monkeypatch.setattr("nodedb_node.cli.cert.now_s", lambda: later_s)
@@ -238,7 +241,7 @@ def test_through_the_program(made: Path) -> None:
     assert call("verify", str(own(made)), "--node", OTHER_NODE).returncode == 1
     done = call("revoke", "12")
     assert (done.returncode, done.stdout) == (Exit.UNAVAILABLE.value, "")
-    assert done.stderr == "nodedb-node: no certificate with serial 12 is known\n"
+    assert done.stderr == "nodedb-node: no certificate with serial 12 is known; nodedb-node cert pins shows all\n"
 
 
 def test_days_of_a_certificate_are_a_setting(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -212,6 +212,17 @@ def test_a_new_authority_issues_once_every_node_trusts_it(store: SecurityStore) 
     assert set(state.leaves) == {"3"}
 
 
+def test_a_node_that_joins_during_a_rotation_does_not_turn_it_back(store: SecurityStore) -> None:
+    """It is handed the trust of now with its first certificate."""
+    founded(store)
+    added = do(store, AddAuthority(authority(B))).generation
+    do(store, RecordLeaf(leaf("2", N2)))
+    assert store.read().unaware(store.read().authorities[B]) == [N1]
+    do(store, Acknowledge(N1, added))
+    state = do(store, RecordLeaf(leaf("3", "3" * 40, B)))
+    assert state.issuing() == state.authorities[B] and not state.unaware(state.authorities[B])
+
+
 def test_a_removed_node_does_not_hold_up_a_rotation(store: SecurityStore) -> None:
     founded(store)
     do(store, RecordLeaf(leaf("2", N2)))

@@ -57,6 +57,7 @@ def test_a_stranger_needs_the_token(tmp_path: Path) -> None:
 
 def test_https_and_a_new_certificate(tmp_path: Path) -> None:
     own = Authority(tmp_path / "pem")
+    other = Authority(tmp_path / "other", "another authority")
     cert, key = own.leaf("http")
     context = ssl.create_default_context(cafile=str(own.ca))
     with node(tmp_path, {"http.tls_cert": str(cert), "http.tls_key": str(key)}) as one:
@@ -65,6 +66,13 @@ def test_https_and_a_new_certificate(tmp_path: Path) -> None:
         with pytest.raises((OSError, urllib.error.URLError)):
             get(url.replace("https", "http"))
         assert status(one, "--http", f"127.0.0.1:{one.http_port}", "--ca", str(own.ca)).returncode == 0
+        wrong = {
+            ("--http", f"127.0.0.1:{one.http_port}"): "it speaks HTTPS alone: give --ca FILE",
+            ("--http", f"127.0.0.1:{one.http_port}", "--ca", str(other.ca)): "name it as its certificate does",
+        }
+        for words, hint in wrong.items():
+            said = status(one, *words)
+            assert said.returncode == 69 and hint in said.stderr, said.stderr
         before = ssl.get_server_certificate(("127.0.0.1", one.http_port))
         own.leaf("http")
         wait_for(lambda: ssl.get_server_certificate(("127.0.0.1", one.http_port)) != before, "the new certificate", 10)

@@ -83,7 +83,7 @@ def test_a_revoked_certificate_is_replaced_by_the_running_node(tmp_path: Path) -
         assert f"the running node (process {one.pid}) takes it over" in said
         wait_for(lambda: shown(one) != before, "another certificate", 10)
         wait_for(lambda: "accept" in verdict(one), "it to be accepted", 10)
-        assert one.find_log("certificate was renewed.*revoked")
+        assert one.find_log("has a new certificate.*revoked")
 
 
 LATER = """

@@ -176,7 +176,7 @@ def test_plain_text_on_a_tls_port_is_closed_and_told(tmp_path: Path, authority: 
                 with contextlib.suppress(OSError):
                     plain.sendall(said)
                 assert closed(plain), said[:20]
-        one.wait_log('msg="client closed: no TLS with it".*what="plain text on a TLS port"')
+        one.wait_log('msg="client closed: no TLS with it".*what="plain text on a TLS port".*address=127.0.0.1')
         assert good.call("PING") == b"PONG"
 
 

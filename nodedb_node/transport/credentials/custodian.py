@@ -96,9 +96,9 @@ class Custodian:
             der = authority.issue(signer, key, name, now_s, self._leaf_s)
             return [Tidy(now_s), RecordLeaf(leaf_row(der, issuer.fingerprint, node_id, now_s))]
 
-        row = self._held(self._decide(decide), node_id, spki, now_s)
-        assert row is not None, "what was just issued is in use"
-        return row
+        after = self._decide(decide)
+        mine = [leaf for leaf in after.leaves.values() if (leaf.node_id, leaf.spki_sha256) == (node_id, spki)]
+        return max((leaf for leaf in mine if after.in_use(leaf, now_s)), key=lambda leaf: leaf.recorded)
 
     def revoke(self, serial: str, now_s: int) -> None:
         """Put a certificate on its authority's list, and drop the pin of its key."""
@@ -106,7 +106,7 @@ class Custodian:
         def decide(state: SecurityState) -> Sequence[Change]:
             leaf = state.leaves.get(serial)
             if leaf is None:
-                raise ChangeRefused(f"no certificate with serial {serial} is known")
+                raise ChangeRefused(f"no certificate with serial {serial} is known; nodedb-node cert pins shows all")
             row = state.authorities[leaf.issuer]
             number, crl = self._list(state, row, now_s, more=[(int(serial, 16), now_s)])
             return [Revoke(serial, crl, number, now_s)]

@@ -73,6 +73,8 @@ class Keeper:
 
     def renewal(self, now_s: int) -> str:
         """Why the node's certificate must be made anew; nothing while it need not."""
+        if self._files.certificate() is None:
+            return "it had none"
         found = self._judged(now_s)
         if not isinstance(found, PeerIdentity):
             return f"peers would refuse it, {found}"
