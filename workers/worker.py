@@ -28,7 +28,7 @@ from nodedb_node.native.ringset import NativeRingSet
 from nodedb_node.native.shm import SharedMemory, ring_all
 from nodedb_node.native.timer import LatenessTimer
 from nodedb_node.routing.places import groups_of_worker
-from nodedb_node.supervisor import child
+from nodedb_node.supervisor import child, descriptors
 from nodedb_node.supervisor.boot import Boot
 from nodedb_node.transport.nodelane import NodeLane
 from workers.acl.access import Access
@@ -202,7 +202,7 @@ class Worker:
             workers=boot.workers,
             groups=boot.groups,
             generation=boot.generation + (boot.node_generation << 16),
-            connections_max=max(64, clients.connections_max // boot.workers),
+            connections_max=self._connections_max(),
             deadline_ms=clients.deadline_ms,
             output_bytes_max=clients.output_bytes_max,
             query_bytes_max=clients.query_bytes_max,
@@ -218,6 +218,14 @@ class Worker:
             engine.advertise(worker, boot.config.node.announce, port)
         engine.rings(self.rings.handle, self.page.handle)
         return engine
+
+    def _connections_max(self) -> int:
+        """This worker's share of the node's clients, if it may open that many descriptors."""
+        share = max(descriptors.CLIENTS_MIN, self.boot.config.clients.connections_max // self.boot.workers)
+        fit = descriptors.clients(share, descriptors.allowed())
+        if fit < share:
+            log.warning("fewer clients: too few open files are allowed", clients=fit, wanted=share)
+        return fit
 
     def _drain(self) -> None:
         """Take no more clients, answer what is owed, then end the loop."""

@@ -66,7 +66,7 @@ def findings(config: Config) -> Iterator[Finding]:
     yield from _cores(config)
     yield examine.clock(read_text("/sys/devices/system/clocksource/clocksource0/current_clocksource"))
     yield examine.huge_pages(read_text("/sys/kernel/mm/transparent_hugepage/enabled"))
-    yield examine.open_files(resource.getrlimit(resource.RLIMIT_NOFILE), config.clients.connections_max)
+    yield examine.open_files(resource.getrlimit(resource.RLIMIT_NOFILE)[1], config.clients.connections_max)
     yield examine.locked_memory(resource.getrlimit(resource.RLIMIT_MEMLOCK)[0], os.geteuid() == 0)
     yield examine.memory(read_text("/proc/meminfo") or "", cgroup.memory_bytes(read_text), config.store)
     place = _nearest(config.node.data_dir)

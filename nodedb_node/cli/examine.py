@@ -12,13 +12,12 @@ from enum import Enum
 from typing import NamedTuple
 
 from nodedb_node.config import StoreSection, WalSection
+from nodedb_node.supervisor import descriptors
 from nodedb_node.supervisor.pinplan import Machine, Plan
 
 PYTHON_MIN = (3, 11)
 KERNEL_MIN = (5, 4)
 KERNEL_URING = (5, 6)
-DESCRIPTORS_OWN = 1_000
-"""Segments, rings, environments, listeners and the connections to other nodes, of each process."""
 SYNC_US_SLOW = 10_000
 LOCKED_BYTES_MIN = 8 << 20
 CLOCKS = ("tsc", "kvm-clock", "arch_sys_counter", "hyperv_clocksource_tsc_page", "xen")
@@ -111,15 +110,13 @@ def huge_pages(setting: str | None) -> Finding:
     return passed("hugepages", name)
 
 
-def open_files(limits: tuple[int, int], connections_max: int) -> Finding:
-    soft, hard = (limit if limit >= 0 else 1 << 62 for limit in limits)
-    needed = connections_max + DESCRIPTORS_OWN
-    text = f"{_limit(soft)} open files, {needed} needed for connections_max = {connections_max}"
-    if soft >= needed:
+def open_files(hard: int, connections_max: int) -> Finding:
+    """By the hard limit: a start raises the soft one. With fewer a node starts all the same, for fewer clients."""
+    needed = connections_max + descriptors.OWN
+    text = f"{_limit(hard)} open files, {needed} needed for connections_max = {connections_max}"
+    if hard < 0 or hard >= needed:
         return passed("files", text)
-    if hard >= needed:
-        return warned("files", text, f"ulimit -n {needed} before the start, or LimitNOFILE= in the unit")
-    return warned("files", f"{text}; hard limit {hard}", "raise LimitNOFILE, or lower [clients] connections_max")
+    return warned("files", text, f"LimitNOFILE={needed} in the unit, ulimit -Hn, or lower [clients] connections_max")
 
 
 def locked_memory(limit: int, privileged: bool) -> Finding:

@@ -21,7 +21,7 @@ from nodedb_node.config import Config, CpuSection
 from nodedb_node.errors import Exit, StartError
 from nodedb_node.ids import Process, process_name
 from nodedb_node.routing.table import one_node
-from nodedb_node.supervisor import pinplan
+from nodedb_node.supervisor import descriptors, pinplan
 from nodedb_node.supervisor.boot import Boot, Ports, encode
 from nodedb_node.supervisor.child import inherited
 from nodedb_node.supervisor.datadir import DataDir, open_data_dir
@@ -46,6 +46,7 @@ def run(config: Config, started_us: int) -> int:
     if not __debug__:
         raise StartError(Exit.USAGE, "python -O removes the assertions that guard the data; start without it")
     log.setup("supervisor", config.log.level)
+    descriptors.raise_limit()
     plan = _plan(config.cpu)
     data = open_data_dir(config.node.data_dir, plan.workers)
     try:

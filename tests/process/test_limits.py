@@ -2,6 +2,7 @@
 
 import contextlib
 import socket
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,12 @@ from tests.process.node import Node, node, wait_for
 pytestmark = pytest.mark.process
 
 MIB = 1 << 20
+FILES_MAX = 200
+FEW_FILES = """
+import os, resource, sys
+resource.setrlimit(resource.RLIMIT_NOFILE, (int(sys.argv[1]),) * 2)
+os.execv(sys.argv[2], sys.argv[2:])
+"""
 SMALL_CHECKPOINTS = {"store.dirty_bytes_max": 1 * MIB, "store.memory_bytes_max": 64 * MIB}
 
 
@@ -27,6 +34,24 @@ def test_clients_beyond_the_limit_are_refused_and_others_do_not_notice(tmp_path:
         assert refused >= 80 - 64 + 1
         first.sendall(b"PING\r\n")
         assert first.recv(100) == b"+PONG\r\n"
+
+
+def test_more_clients_than_descriptors_are_refused_and_nobody_spins(tmp_path: Path) -> None:
+    """P12: a listener that cannot accept would be ready without end, and those at the door would hear nothing."""
+    argv = ("-c", FEW_FILES, str(FILES_MAX), sys.executable, "-m", "nodedb_node")
+    with Node(tmp_path, program=argv) as one, contextlib.ExitStack() as held:
+        one.start()
+        assert one.find_log("fewer clients: too few open files are allowed")
+        first = held.enter_context(socket.create_connection(("127.0.0.1", one.port), timeout=10))
+        answers = set()
+        for _ in range(FILES_MAX + 50):
+            client = held.enter_context(socket.create_connection(("127.0.0.1", one.port), timeout=10))
+            with contextlib.suppress(ConnectionError):  # a refused one may be closed before it has sent
+                client.sendall(b"PING\r\n")
+                answers.add(client.recv(100))
+        assert answers - {b""} == {b"+PONG\r\n", b"-ERR max number of clients reached\r\n"}
+        first.sendall(b"SET a 1\r\n")
+        assert first.recv(100) == b"+OK\r\n"
 
 
 def write(client: "redis.Redis", first: int, count: int) -> None:
