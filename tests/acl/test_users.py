@@ -105,6 +105,28 @@ def test_passwords_are_checked_against_the_present_user() -> None:
     asyncio.run(scene())
 
 
+def test_every_answer_costs_one_comparison(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wrong, of a user that is off, of nobody: the time tells neither who exists nor how near a guess was."""
+    compared: list[bytes] = []
+    matches = Argon2Hasher.matches
+
+    def counted(self: Argon2Hasher, password: bytes, stored: str) -> bool:
+        compared.append(password)
+        return matches(self, password, stored)
+
+    async def scene() -> None:
+        passwords = Passwords(asyncio.get_running_loop())
+        user = rules.apply(User(b"u"), [b"on", b">secret"], passwords.hasher())
+        off = rules.apply(user, [b"off"], passwords.hasher())
+        nopass = User(b"n")
+        monkeypatch.setattr(Argon2Hasher, "matches", counted)
+        for known, guess in ((user, b"wrong"), (user, b"secreT"), (off, b"secret"), (None, b"secret"), (nopass, b"x")):
+            assert not await passwords.check(known, guess, hides=True)
+        assert compared == [b"wrong", b"secreT", b"secret", b"secret", b"x"]
+
+    asyncio.run(scene())
+
+
 def test_waiting_passwords_are_bounded() -> None:
     async def scene() -> None:
         passwords = Passwords(asyncio.get_running_loop())

@@ -231,6 +231,30 @@ def test_a_stalled_greeting_delays_nobody(stage: QuicStage) -> None:
     assert up(alice, BOB)
 
 
+def test_bad_greetings_of_every_kind_delay_nobody(stage: QuicStage) -> None:
+    alice, bob = pair(stage)
+    echo(bob)
+    too_long = struct.pack("<IHBBQI", 4097, Type.HELLO, Flag.REQUEST, 0, 1, 0)
+    bad: list[RawPeer] = []
+    ends: list[Any] = []
+    for number in range(24):
+        peer = RawPeer(stage, bob) if number % 4 == 3 else member(stage, bob, CAROL)
+        match number % 4:
+            case 0:
+                peer.greet(b"\xff" * 100)
+            case 1:
+                peer.say(2, too_long + bytes(4000))
+            case _:
+                peer.greet(greeting(ALICE))  # of another node's name, or without a certificate
+        bad.append(peer)
+        alice.transport.call(BOB, CONTROL, Kind.QUERY, Message(40, b"x"), 1000, ends.append)
+    stage.run(lambda: len(ends) == len(bad), 2)
+    assert ends == [Answer(b"x")] * len(bad)
+    stage.run(lambda: all(peer.closed is not None for peer in bad))
+    assert {peer.closed[0] for peer in bad if peer.closed} == {Why.GARBLED, Why.IDENTITY, Why.NO_CERTIFICATE}
+    assert up(alice, BOB) and up(bob, ALICE)
+
+
 def test_something_else_than_a_greeting_first(stage: QuicStage, server: QuicPlayer) -> None:
     peer = member(stage, server, ALICE)
     peer.frame(Frame(40, Flag.REQUEST, Kind.CONTROL, 1, 0, b"x"))
@@ -372,7 +396,10 @@ def test_no_session_ticket_is_given_or_taken(stage: QuicStage, server: QuicPlaye
     stage.run(lambda: resumed.handshaken)
     assert not resumed.quic.tls.session_resumed and not resumed.quic.tls.early_data_accepted
     without = RawPeer(stage, server, session_ticket=ticket)
+    without.greet(greeting(ALICE))  # as 0-RTT: with the keys of the ticket, before anything was judged
     without.refused(Why.NO_CERTIFICATE)
+    assert not without.quic.tls.early_data_accepted
+    assert server.handlers.arrivals == []
 
 
 def forged_ticket(peer: RawPeer) -> Any:
@@ -389,6 +416,7 @@ def forged_ticket(peer: RawPeer) -> Any:
         resumption_secret=b"s" * 48,
         server_name="",
         ticket=b"t" * 64,
+        max_early_data_size=0xFFFFFFFF,
     )
 
 
