@@ -52,11 +52,11 @@ def run(config: Config, started_us: int) -> int:
     try:
         if plan.workers > data.layout.groups:
             plan = _plan(at_most(config.cpu, plan.workers, data))
-        if data.layout.workers != plan.workers:
-            redistribute(config, data, plan.workers)
-        data.remove_others()
-        reservation = Reservation(config, plan.workers)
+        reservation = Reservation(config, plan.workers)  # before the rows are moved: a start in vain moves none
         try:
+            if data.layout.workers != plan.workers:
+                redistribute(config, data, plan.workers)
+            data.remove_others()
             return Supervisor(config, plan, data, reservation, started_us).run()
         finally:
             reservation.close()

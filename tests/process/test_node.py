@@ -140,6 +140,16 @@ def test_the_number_of_workers_may_change_between_starts(node: Node) -> None:
     assert [path.name for path in node.data_dir.glob("layout-*")] == ["layout-4"]
 
 
+def test_a_start_in_vain_moves_no_rows(node: Node) -> None:
+    node.start()
+    fill(node, 0)
+    assert node.stop() == 0
+    change_workers(node, 3)
+    assert node.start("--worker-port", "65535", wait=False).wait(10.0) == 78
+    assert not node.find_log("redistributing")
+    assert [path.name for path in node.data_dir.glob("layout-*")] == ["layout-1"]
+
+
 def test_deaths_during_redistribution_lose_nothing(node: Node) -> None:
     """2 -> 1 -> 3 -> ... with every process killed at 20 moments: before, within and after the copy and the switch."""
     moments = random.Random(run_seed())
