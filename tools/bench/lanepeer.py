@@ -8,6 +8,7 @@ certificate of the same authority; only lanes and tcp show and judge the client'
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
 import ssl
@@ -243,6 +244,7 @@ async def serve(kind: str, port: int, directory: Path) -> None:
 
         server = await listen(host, port, configuration=config, stream_handler=handler)
         port = server._transport.get_extra_info("sockname")[1]
+    settle()
     print(port, flush=True)
     await asyncio.Event().wait()
 
@@ -251,7 +253,7 @@ async def drive(kind: str, case: str, host: str, port: int, seconds: float, dire
     if kind == "lanes":
         side: Any = LaneSide(directory, ALICE, 0)
         await side.connect(host, port)
-        await CASES[case](side, seconds)
+        await run(side, case, seconds)
     elif kind == "tcp":
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname = False
@@ -259,7 +261,7 @@ async def drive(kind: str, case: str, host: str, port: int, seconds: float, dire
         context.load_cert_chain(directory / "a.crt", directory / "a.key")
         side = StreamSide()
         side.began(*await asyncio.open_connection(host, port, ssl=context, limit=4 * MIB))
-        await CASES[case](side, seconds)
+        await run(side, case, seconds)
     else:
         _, connect, _, configuration = quic_library(kind)
         config = configuration(is_client=True, alpn_protocols=["bench"], max_data=64 * MIB, max_stream_data=32 * MIB)
@@ -267,7 +269,18 @@ async def drive(kind: str, case: str, host: str, port: int, seconds: float, dire
         async with connect(host, port, configuration=config) as client:
             side = StreamSide()
             side.began(*await client.create_stream())
-            await CASES[case](side, seconds)
+            await run(side, case, seconds)
+
+
+def settle() -> None:
+    """What was imported and connected is not collected again, as in a worker."""
+    gc.collect()
+    gc.freeze()
+
+
+async def run(side: Any, case: str, seconds: float) -> None:
+    settle()
+    await CASES[case](side, seconds)
 
 
 def say(**figures: Any) -> None:
@@ -408,10 +421,6 @@ CASES: dict[str, Callable[[Any, float], Awaitable[None]]] = {
 
 def main() -> None:
     role, kind, case, host, port, seconds, directory = sys.argv[1:]
-    import gc
-
-    gc.collect()
-    gc.freeze()
     if profile := os.environ.get("BENCH_PROFILE"):
         import cProfile
 

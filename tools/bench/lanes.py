@@ -90,8 +90,24 @@ def environment(place: Place, role: str) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(repository()), **bind}
 
 
+def busy_s() -> tuple[float, float]:
+    """CPU seconds of the whole machine, and of this process with its children that have ended."""
+    with open("/proc/stat") as file:
+        ticks = [int(word) for word in file.readline().split()[1:9]]
+    idle, waiting = ticks[3:5]
+    return (sum(ticks) - idle - waiting) / os.sysconf("SC_CLK_TCK"), sum(os.times()[:4])
+
+
 def cell(place: Place, kind: str, case: str, seconds: float, directory: Path) -> dict[str, Any]:
-    """One measurement; {} when it came to nothing in time."""
+    """One measurement, with the percentage of a core that others took meanwhile; {} when it came to nothing in time."""
+    began, (all_before, own_before) = time.monotonic(), busy_s()
+    found = one_cell(place, kind, case, seconds, directory)
+    all_after, own_after = busy_s()
+    others = (all_after - all_before) - (own_after - own_before)
+    return {**found, "others_percent": 100 * others / (time.monotonic() - began)} if found else {}
+
+
+def one_cell(place: Place, kind: str, case: str, seconds: float, directory: Path) -> dict[str, Any]:
     with server(place, kind, directory) as port:
         argv = [*place.client, *words("drive", kind, case, place, port, seconds, directory)]
         try:
