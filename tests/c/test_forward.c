@@ -70,7 +70,7 @@ static int listen_on(int *port)
 static void worker_start(worker *w, uint32_t number, uint64_t generation)
 {
     static const char *const texts[ND_TEXTS] = {"OVERLOAD", "NOSPACE", "UNKNOWN", "DEADLINE", "TRYAGAIN",
-                                                "CROSSSLOT", "MAXCLIENTS", "LONG", "CLUSTERDOWN"};
+                                                "CROSSSLOT", "MAXCLIENTS", "LONG", "CLUSTERDOWN", "HALTED"};
     *w = (worker){.number = number, .shm = the_kit.shm, .tab = new_table()};
     nd_store_cfg store = {.path = dirs[number], .map_bytes = 64 << 20, .dirty_bytes_max = 1ull << 30,
                           .memory_bytes_max = 1ull << 32, .txn_rows_max = 1000, .txn_bytes_max = 1 << 23};
@@ -210,6 +210,21 @@ static uint32_t replies(const client *c)
     return count;
 }
 
+/* Soon; a client may be: what a worker wrote takes its time through the loopback of a loaded machine. */
+static bool somebody_is_called(worker *ws, client *cs, uint32_t n_clients)
+{
+    struct pollfd p[2 * WORKERS + 16];
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < WORKERS; i++) {
+        p[n++] = (struct pollfd){.fd = nd_engine_epoll_fd(ws[i].engine), .events = POLLIN};
+        p[n++] = (struct pollfd){.fd = nd_ringset_bell(ws[i].rings), .events = POLLIN};
+    }
+    ND_ASSERT(n_clients <= 16);
+    for (uint32_t i = 0; i < n_clients; i++)
+        p[n++] = (struct pollfd){.fd = cs[i].fd, .events = (short)(POLLIN | (cs[i].sent < cs[i].out_len ? POLLOUT : 0))};
+    return poll(p, n, 2000) > 0;
+}
+
 static void serve(worker *ws, client *cs, uint32_t n_clients, uint32_t wanted)
 {
     for (;;) {
@@ -225,7 +240,7 @@ static void serve(worker *ws, client *cs, uint32_t n_clients, uint32_t wanted)
         if (done == n_clients)
             return;
         if (!moved)
-            ND_ASSERT(turn_if_called(&ws[0], 2000) || turn_if_called(&ws[1], 2000));
+            ND_ASSERT(somebody_is_called(ws, cs, n_clients));
     }
 }
 

@@ -14,6 +14,8 @@ class Stage:
         self.takes = takes
         self.busy = False
         self.records = None
+        self.commits = 0
+        self.halts: list[tuple[int, str]] = []
         self.done: list[str] = []
         self.bits = native.PROPOSE | native.PAUSED
 
@@ -23,7 +25,7 @@ class Stage:
 
     def reap(self) -> tuple[Any, int]:
         self.done.append("reap")
-        return None, 0
+        return None, self.commits
 
     def seal(self, stamp: int, seed: int, now_us: int) -> int:
         return 1
@@ -36,7 +38,12 @@ class Stage:
         return self.takes
 
     def take_halted(self) -> list[tuple[int, str]]:
-        return []
+        halts, self.halts = self.halts, []
+        return halts
+
+    def commit(self, commits: Any, n: int, now_us: int) -> int:
+        self.done.append("commit")
+        return self.bits
 
     def __getattr__(self, name: str) -> Any:
         def note(*_: object) -> int:
@@ -55,6 +62,15 @@ def test_clients_rest_while_an_append_that_will_end_is_in_flight() -> None:
     turns(stage).on_clients()
     assert "watch_clients" in stage.done
     assert "proposed" in stage.done
+
+
+def test_a_group_is_refused_between_two_appends_and_after_its_last_commit() -> None:
+    stage = Stage(takes=True)
+    stage.commits = 1
+    stage.halts = [(3, "a reason")]
+    turns(stage).on_log()
+    calls = [name for name in stage.done if name in ("commit", "halt", "proposed")]
+    assert calls == ["commit", "halt", "proposed"]
 
 
 def test_what_is_done_is_taken_in_before_a_deadline_is_judged() -> None:

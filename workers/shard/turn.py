@@ -85,6 +85,7 @@ class Turns:
             return
         now_us = self._now_us()
         bits = self._engine.commit(commits, n, now_us)
+        self.refuse_halted()  # here nothing is in flight, however busy the disk
         if bits & native.PROPOSE:
             self._propose(now_us)  # the disk works while replies are written
         if self._paused:
