@@ -123,7 +123,8 @@ static void replay_stops_at_what_it_cannot_apply(void)
     nd_wal_rec recs[] = {{.type = ND_WAL_ENTRY, .kind = 9, .group = 2, .term = 1, .index = 1},
                          {.type = ND_WAL_ENTRY, .kind = ND_WAL_NOOP, .group = 2, .term = 1, .index = 2},
                          {.type = ND_WAL_ENTRY, .kind = ND_WAL_NOOP, .group = 3, .term = 1, .index = 1},
-                         {.type = ND_WAL_ENTRY, .kind = ND_WAL_DATA, .group = 3, .term = 1, .index = 2, .data = nonsense, .len = 5},
+                         {.type = ND_WAL_ENTRY, .kind = ND_WAL_DATA, .group = 3, .term = 1, .index = 2, .data = nonsense,
+                          .len = sizeof nonsense},
                          {.type = ND_WAL_ENTRY, .kind = ND_WAL_NOOP, .group = 4, .term = 1, .index = 1}};
     ND_ASSERT(nd_engine_replay(e, recs, 5) == 0);
     ND_ASSERT(nd_engine_stopped_at(e, 2) == 1 && nd_engine_applied(e, 2) == 0);
