@@ -119,7 +119,7 @@ static void the_others_go_on(void)
 /* An entry that cannot be applied stops its group at the start, and nothing else. */
 static void replay_stops_at_what_it_cannot_apply(void)
 {
-    static const uint8_t nonsense[64] = {1};
+    static const uint8_t nonsense[64] = {1, 0, 0, 0, 1}; /* one command, of id 0 */
     nd_wal_rec recs[] = {{.type = ND_WAL_ENTRY, .kind = 9, .group = 2, .term = 1, .index = 1},
                          {.type = ND_WAL_ENTRY, .kind = ND_WAL_NOOP, .group = 2, .term = 1, .index = 2},
                          {.type = ND_WAL_ENTRY, .kind = ND_WAL_NOOP, .group = 3, .term = 1, .index = 1},
