@@ -328,6 +328,8 @@ class MultiRaft:
         for group in list(self._outbound(peer).set):
             self._rafts[group].unreachable(peer)
         self._out_of_contact(now_us, peer)
+        out = self._outbound(peer)
+        out.waits_us = out.waits_us or now_us  # its silence is told as well: what it said last may be too young now
         lane = self._in.get(peer)
         if lane is not None and not lane.lost:
             self._lane_lost(now_us, lane)
@@ -368,6 +370,7 @@ class MultiRaft:
         for peer, out in self._out.items():
             if out.waits_us and out.set and not out.silent and out.waits_us + self.config.silence_us <= now_us:
                 mark("multi-lane-unanswered")
+                out.silent = True
                 self._out_of_contact(now_us, peer)
         self._waits += self.watchers.tick(now_us)
         self._transfers.tick(now_us)
@@ -574,9 +577,7 @@ class MultiRaft:
 
     def _out_of_contact(self, now_us: Micros, peer: NodeNumber) -> None:
         """The groups led here watch their quorums (CheckQuorum) from now on, until all voters are in contact again."""
-        lane = self._outbound(peer)
-        lane.silent = True
-        for group in list(lane.set):
+        for group in list(self._outbound(peer).set):
             self._rafts[group].lane_lost(now_us, peer)
             self._touch(group)
 
