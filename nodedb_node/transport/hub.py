@@ -311,6 +311,12 @@ class Hub:
             self._drain(session, now)
         self.flush()
 
+    def replace(self, link: int) -> None:
+        """End a session in order, for a new one to take its place: what was asked on it is answered on it."""
+        session = self._sessions.get(link)
+        if session is not None and session.state is not State.DRAINING:
+            self._drain(session, self._now_us())
+
     @property
     def drained(self) -> bool:
         return not self._sessions

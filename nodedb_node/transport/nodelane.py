@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 GENERATION_BITS = 20  # of the process, below the number of the node's starts
 RETRY_S = 5.0
+SUCCEED_S = 240.0  # from a new certificate to its use in every session: peers know it by then, and the old one still
 IMPORT_TURN_S = 0.0003
 
 
@@ -48,6 +49,7 @@ class NodeLane:
         self._credentials: Credentials | None = None
         self._opening: asyncio.Future[None] | None = None
         self._failed_at = 0.0
+        self._succeed_at = float("inf")
         self._stale = True
         self._draining = False
 
@@ -137,8 +139,15 @@ class NodeLane:
     def _keep_up(self, endpoint: Endpoint) -> None:
         assert self._credentials is not None
         try:
+            shown = self._credentials.own().certificate
             if self._credentials.reload():
                 endpoint.rejudge()
+            if self._credentials.own().certificate != shown:
+                self._succeed_at = time.monotonic() + SUCCEED_S
+            if time.monotonic() >= self._succeed_at:
+                self._succeed_at = float("inf")
+                if replaced := endpoint.succeed():
+                    log.info("sessions are opened anew with the new certificate", sessions=replaced)
         except (OSError, StartError, ValueError) as error:
             log.error("changed certificates are not taken over", why=error)
         self._copy_figures(endpoint)

@@ -22,6 +22,7 @@ from typing import Any, Protocol
 from aioquic._buffer import Buffer
 from aioquic.quic import events
 from aioquic.quic.packet import QuicPacketType, encode_quic_version_negotiation, pull_quic_header
+from cryptography import x509
 from msgspec import Struct
 
 from nodedb_node import log
@@ -102,7 +103,7 @@ class Conn:
 
     __slots__ = (
         *("addr", "bulk", "cids", "closing", "dead", "dialled", "due", "expected", "identity", "judged", "link"),
-        *("began", "pinged", "quic", "repeats", "probed", "said_open", "suspect", "until"),
+        *("began", "pinged", "quic", "repeats", "probed", "said_open", "shown", "suspect", "until"),
     )
 
     def __init__(self, quic: LaneQuic, addr: tuple[str, int], dialled: bool, link: int, now: float) -> None:
@@ -111,6 +112,7 @@ class Conn:
         self.dialled = dialled
         self.link = link
         self.expected: NodeId | None = None
+        self.shown: x509.Certificate | None = None  # ours
         self.identity: PeerIdentity | None = None
         self.judged = False
         self.bulk = False  # it carries large bodies
@@ -190,6 +192,16 @@ class Endpoint:
         self.soon()
         return ended
 
+    def succeed(self) -> int:
+        """Our certificate was renewed, and peers have had the time to know it: replace what was opened with the one
+        before, which peers will refuse, without losing an answer; how many."""
+        current = self._credentials.own().certificate
+        older = [conn for conn in self.connections() if conn.shown != current]
+        for conn in older:
+            self.hub.replace(conn.link)
+        self.soon()
+        return len(older)
+
     def connection(self, peer: NodeId, lane: Process) -> Conn | None:
         """The one in use with a lane."""
         link = self.hub.link_of(peer, lane)
@@ -207,7 +219,7 @@ class Endpoint:
         config = configuration(True, own.certificate, list(own.chain), own.key)
         quic = LaneQuic(config, self._reset_token, demand_certificate=False)
         conn = Conn(quic, addr, True, link, now)
-        conn.expected = expected or None
+        conn.expected, conn.shown = expected or None, own.certificate
         if bulk:
             self._carries_bulk(conn)
         self._add(conn, quic.host_cid)
@@ -609,6 +621,7 @@ class Endpoint:
             return None
         quic = LaneQuic(config, self._reset_token, not self._credentials.insecure, header.destination_cid)
         conn = Conn(quic, addr, False, self.hub.new_link(), now)
+        conn.shown = own.certificate
         self._handshaking += 1
         self._add(conn, header.destination_cid)
         self._name(conn, quic.host_cid)

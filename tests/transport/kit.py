@@ -95,11 +95,12 @@ class QuicPlayer:
         port: int = 0,
         lane: int = 0,
         host: str = "127.0.0.1",
+        credentials: Any = None,
         **local: Any,
     ) -> None:
         self.node_id = node_id
         self.handlers = Recorder()
-        self.credentials = TestCredentials(stage.authority, node_id, stage.insecure)
+        self.credentials = credentials or TestCredentials(stage.authority, node_id, stage.insecure)
         fields = {
             "cluster_id": CLUSTER,
             "node_id": node_id,

@@ -2,15 +2,25 @@
 
 import os
 import signal
+import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from nodedb_node.ids import ClusterId, NodeId
+from nodedb_node.metadata.security import PIN_OVERLAP_S
 from nodedb_node.rpc.frame import Kind
+from nodedb_node.transport.credentials.authority import SigningKey
+from nodedb_node.transport.credentials.files import CredentialFiles
+from nodedb_node.transport.credentials.live import LiveCredentials
 from nodedb_node.transport.interface import Accepted, Address, Answer, Full, Message, PeerDown, PeerUp
 from nodedb_node.transport.lanequic import DATAGRAM_MAX, DATAGRAM_MIN
 from tests.conformance.transport import CONTROL, Sink, Source, bodies, echo, pair, pattern, up
+from tests.transport.credentials.kit import CLUSTER as CREDENTIALS_CLUSTER
+from tests.transport.credentials.kit import NODE, OTHER_NODE
+from tests.transport.credentials.stage import MemoryStore, keeper
 from tests.transport.kit import NODES, Authority, QuicPlayer, QuicStage
 from tests.transport.relay import Relay
 
@@ -162,6 +172,104 @@ def test_certificates_are_replaced_under_load(stage: QuicStage) -> None:
                 assert player.endpoint.rejudge() == 0
     stage.run(lambda: len(ends) == 200)
     assert ends == [Answer(b"%d" % i) for i in range(200)]
+
+
+def certificate_shown(player: QuicPlayer) -> list[int]:
+    """Serial numbers that its sessions know their peers by."""
+    return [conn.identity.serial for conn in player.endpoint.connections() if conn.identity is not None]
+
+
+def test_sessions_change_to_a_renewed_certificate_without_losing_an_answer(stage: QuicStage) -> None:
+    """What was opened with the old one would be cut off when peers stop accepting it."""
+    alice, bob = pair(stage)
+    echo(bob)
+    ends: list[Any] = []
+    for renewed in (alice, bob):
+        renewed.credentials.certificate = AUTHORITY.certificate(renewed.node_id)
+        asked = len(ends)
+        for number in range(asked, asked + 300):
+            message = Message(40, b"%d" % number + bytes(500))
+            alice.transport.call(BOB, CONTROL, Kind.QUERY, message, 10_000, ends.append)  # not to be asked again
+            if number == asked + 100:
+                stage.run(lambda asked=asked: len(ends) > asked)
+                assert renewed.endpoint.succeed() == 1
+        stage.run(lambda asked=asked: len(ends) == asked + 300)
+        stage.run(lambda: up(alice, BOB) and up(bob, ALICE))
+        stage.run(lambda: all(len(one.endpoint.connections()) == 1 for one in (alice, bob)))
+        assert renewed.endpoint.succeed() == 0
+    assert ends == [Answer(b"%d" % number + bytes(500)) for number in range(600)]
+    assert certificate_shown(bob) == [alice.credentials.certificate.serial_number]
+    assert certificate_shown(alice) == [bob.credentials.certificate.serial_number]
+
+
+class Real:
+    """Two nodes that keep up their own certificates on one store, as control processes do, with a clock of the test."""
+
+    def __init__(self, stage: QuicStage, path: Path) -> None:
+        self.now_s = int(time.time())
+        self.store = MemoryStore()
+        self.keepers = [keeper(self.store, path / name, node) for name, node in (("a", NODE), ("b", OTHER_NODE))]
+        self.keepers[0].open(self.now_s)
+        key, custodian = SigningKey.make(), self.keepers[0].custodian
+        row = custodian.issue(key.request("b"), OTHER_NODE, self.now_s)
+        files = CredentialFiles(str(path / "b"))
+        files.install(row.certificate, key)
+        self.keepers[1].custodian.register()
+        custodian.rewrap([NODE, OTHER_NODE])
+        live = [LiveCredentials(CredentialFiles(str(path / name)), lambda: self.now_s) for name in "ab"]
+        self.players: list[QuicPlayer] = []
+        self.credentials = live
+        self.turn(0)
+        for node, credentials in zip((NODE, OTHER_NODE), live, strict=True):
+            player = stage.start(NodeId(node), credentials=credentials, cluster_id=ClusterId(CREDENTIALS_CLUSTER))
+            self.players.append(player)
+
+    def turn(self, seconds: int) -> None:
+        """Later: keepers work, processes read; nobody is cut off."""
+        self.now_s += seconds
+        for one in self.keepers:
+            one.tick(self.now_s)
+        for credentials in self.credentials:
+            credentials.reload()
+        assert [player.endpoint.rejudge() for player in self.players] == [0] * len(self.players)
+
+
+def test_an_authority_is_rotated_under_load(stage: QuicStage, tmp_path: Path) -> None:
+    real = Real(stage, tmp_path)
+    alice, bob = real.players
+    echo(bob)
+    alice.transport.meet(bob.node_id, CONTROL, bob.address)
+    stage.run(lambda: up(alice, bob.node_id))
+    ends: list[Any] = []
+    asked = 0
+
+    def load() -> None:
+        nonlocal asked
+        for _ in range(50):
+            message = Message(40, b"%d" % asked)
+            asked += isinstance(
+                alice.transport.call(bob.node_id, CONTROL, Kind.QUERY, message, 10_000, ends.append), Accepted
+            )
+        stage.run(lambda: len(ends) > asked - 40)
+
+    (old,) = real.store.state.authorities
+    real.keepers[0].custodian.begin_rotation(real.now_s)
+    for _ in range(8):
+        load()
+        real.turn(15)
+    before = certificate_shown(bob)
+    assert {row.issuer for row in real.store.state.leaves.values()} != {old}, "both nodes renewed"
+    assert [player.endpoint.succeed() for player in real.players] == [1, 1]
+    load()
+    stage.run(lambda: all(len(player.endpoint.connections()) == 1 for player in real.players))
+    real.turn(PIN_OVERLAP_S + 1)
+    real.keepers[0].custodian.finish_rotation(real.now_s)
+    for _ in range(3):
+        load()
+        real.turn(60)
+    stage.run(lambda: len(ends) == asked)
+    assert ends == [Answer(b"%d" % number) for number in range(asked)] and asked == 600
+    assert old not in real.store.state.authorities and certificate_shown(bob) != before
 
 
 def test_rolling_restart_of_three_under_load(stage: QuicStage) -> None:
