@@ -37,6 +37,10 @@ class LoopFilesystem:
         self.base = Path(tempfile.mkdtemp(prefix="loopfs-", dir="/tmp"))
         self.path = self.base / "mnt"
         self.image = self.base / "image"
+        # A shared mount, so that unmounting reaches mount namespaces made meanwhile (`ip netns exec` makes one): with a
+        # copy of the mount anywhere, the file system that was cut would be the one mounted again.
+        run("mount", "--bind", str(self.base), str(self.base))
+        run("mount", "--make-shared", str(self.base))
         self.path.mkdir()
         with self.image.open("wb") as image:
             image.truncate(mib * MIB)
@@ -72,6 +76,7 @@ class LoopFilesystem:
         run("losetup", "--detach", self.device)
         self.image.unlink()
         self.path.rmdir()
+        run("umount", str(self.base))
         self.base.rmdir()
 
 
