@@ -262,7 +262,11 @@ class Injector:
         return True
 
     def _hand_over(self, leader: Process, late: TimeoutNow, to: Process) -> None:
-        """A frame of an earlier transfer of the same leader, which was not taken over in time."""
+        """A frame of an earlier transfer of the same leader, which was not taken over in time. Only one that the leader
+        knows to be under way: its lease ended with it."""
+        core = leader.machine.groups.get(late.group)
+        if core is None or not (core.term > late.term or core.lease_dropped):
+            return
         if self.active and leader.alive and to.alive:
             self.cluster.network.clog([(to.node, leader.node)], self.world.now_us + 300_000)
             to.deliver(leader, leader.generation, [late], 0)

@@ -67,7 +67,7 @@ class Partial:
         self.dirty: list[int] = []
 
     def cut_power(self, keep: Callable[[], bool]) -> None:
-        for number in self.dirty:
+        for number in dict.fromkeys(self.dirty):  # a chunk may have been written again
             if not keep():
                 del self.chunks[number]
         self.dirty = []
