@@ -21,12 +21,13 @@ from nodedb_node.cli.status import duration
 from nodedb_node.errors import Exit, StartError
 from nodedb_node.ids import ClusterId, NodeId, Process, process_name
 from nodedb_node.rpc.frame import FRAME_BYTES_MAX, MESSAGE_BYTES_MAX, Kind
-from nodedb_node.rpc.hello import ALPN, VERSION_MAX, VERSION_MIN
+from nodedb_node.rpc.hello import ALPN, VERSION_MAX, VERSION_MIN, Why
 from nodedb_node.rpc.messages import BODIES, Type
 from nodedb_node.rpc.versioned import MARK
 from nodedb_node.supervisor.datadir import identity_of
 from nodedb_node.transport.credentials.files import CredentialFiles
 from nodedb_node.transport.credentials.live import InsecureCredentials, LiveCredentials
+from nodedb_node.transport.credentials.reasons import Reason
 from nodedb_node.transport.interface import Address
 from nodedb_node.transport.ping import Pinger, Refused, Report
 from nodedb_node.transport.quic import Credentials
@@ -88,10 +89,20 @@ def ping(
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             report = runner.run(run())
     except Refused as error:
-        raise StartError(Exit.UNAVAILABLE, f"{address}: no session: {error}") from error
+        raise StartError(Exit.UNAVAILABLE, f"{address}: no session: {explained(str(error))}") from error
     for line in report_lines(report):
         click.echo(line)
     return Exit.OK.value
+
+
+def explained(failure: str) -> str:
+    """With who refused whom, and where to look."""
+    word = failure.partition(":")[0].upper()
+    if word in Why.__members__:
+        return f"it refused this node, {failure}; compare nodedb-node cert show on both"
+    if word.replace("-", "_") in Reason.__members__:
+        return f"this node does not accept it, {failure}; is it of this cluster? compare nodedb-node cert show on both"
+    return failure
 
 
 def wall_s() -> int:

@@ -76,4 +76,4 @@ def test_status_and_metrics_show_lanes(node: Node) -> None:
 def test_a_peer_that_does_not_fit_is_told_why(node: Node) -> None:
     address = lanes(node)[0]
     done = ping(node, address, "--peers", "insecure")
-    assert done.returncode == 69 and "identity" in done.stderr
+    assert done.returncode == 69 and "it refused this node, identity: other-authority" in done.stderr
