@@ -326,10 +326,15 @@ def node_under_test(base: Path, workers: int, options: list[str], self_test: boo
 @click.option("--seconds", default=3.0, show_default=True, help="Length of one cell.")
 @click.option("--case", "cases", multiple=True, default=(*lane_run.CASES, "reconnect"), help="Repeat; default: all.")
 @click.option("--veth", is_flag=True, help="Also between two network namespaces, 1500 B; needs root.")
+@click.option(
+    "--others-max", default=lane_run.OTHERS_ANY, help="Percent of a core; cells in which others took more are repeated."
+)
 @json_option
-def lanes(rounds: int, seconds: float, cases: tuple[str, ...], veth: bool, json_path: Path | None) -> None:
+def lanes(
+    rounds: int, seconds: float, cases: tuple[str, ...], veth: bool, others_max: float, json_path: Path | None
+) -> None:
     """Lanes, plain aioquic, TCP+TLS and qh3 (if installed): bulk, round trips, messages, heartbeats, reconnects."""
-    found = lane_run.run(rounds, seconds, cases, veth, console.print)
+    found = lane_run.run(rounds, seconds, cases, veth, others_max, console.print)
     for place, by_case in found.items():
         for case, by_kind in by_case.items():
             for kind, figures in by_kind.items():
