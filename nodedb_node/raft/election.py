@@ -245,10 +245,11 @@ def on_timeout_now(state: State, now_us: Micros, message: TimeoutNow) -> None:
 
 def on_quorum_timeout(state: State, now_us: Micros) -> None:
     """CheckQuorum: a leader that a quorum has not answered for an election steps down (thesis, 6.2). The deadline runs
-    only while some voter is out of contact: lane_lost arms it."""
+    only while some voter is out of contact: lane_lost arms it, and other voters do, as their lanes may have been silent
+    before they were any."""
     assert state.role is LEADER
     config = state.config
-    contact_us = max(reads.quorum_contact(state, now_us), state.leader_since_us)
+    contact_us = max(reads.quorum_contact(state, now_us), state.voters_since_us)
     if now_us >= contact_us + config.election_max_us:
         mark("raft-quorum-lost")
         roles.become_follower(state, now_us, state.term, NOBODY)
@@ -266,7 +267,7 @@ def on_lane_lost(state: State, now_us: Micros, peer: NodeNumber, rank: int) -> N
     config = state.config
     if state.role is LEADER:
         if state.members.get(peer) is not None and not membership.is_sole_voter(state):
-            contact_us = max(reads.quorum_contact(state, now_us), state.leader_since_us)
+            contact_us = max(reads.quorum_contact(state, now_us), state.voters_since_us)
             state.quorum_us = min(state.quorum_us, contact_us + config.election_max_us)
     elif state.leader == peer and state.election_us == NEVER:  # else its own deadline runs already
         heard_us = state.contacts.heard_us(peer)

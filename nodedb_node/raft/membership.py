@@ -89,7 +89,14 @@ def refresh(state: State) -> None:
         state.voter_peers = tuple(state.peers[member.node] for member in voters if member.node != state.node)
         state.outgoing_peers = tuple(state.peers[member.node] for member in outgoing if member.node != state.node)
         if old != (state.voter_peers, state.outgoing_peers):
-            state.lease_floor_us = state.now_us  # the lease rests on voters: begin anew
+            _watch_voters(state)
+
+
+def _watch_voters(state: State) -> None:
+    """The lease rests on voters: begin anew. CheckQuorum gives them the time of an election."""
+    state.voters_since_us = state.now_us
+    if not is_sole_voter(state):
+        state.quorum_us = min(state.quorum_us, state.now_us + state.config.election_max_us)
 
 
 def announce(state: State) -> None:

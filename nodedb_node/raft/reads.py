@@ -87,4 +87,4 @@ def lease_valid(state: State, now_us: Micros) -> bool:
     if state.role is not LEADER or not state.own_committed or state.lease_dropped or state.halted:
         return False
     contact_us = quorum_contact(state, now_us)
-    return state.lease_floor_us <= contact_us and now_us < contact_us + state.config.lease_us
+    return state.voters_since_us <= contact_us and now_us < contact_us + state.config.lease_us

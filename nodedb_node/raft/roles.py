@@ -65,7 +65,7 @@ def become_leader(state: State, now_us: Micros) -> None:
     assert state.role is CANDIDATE and state.vote == state.node
     assert not state.quarantine
     state.role, state.leader = LEADER, state.node
-    state.leader_since_us = state.lease_floor_us = now_us
+    state.voters_since_us = now_us
     state.noop_index = state.log.last_index + 1
     state.own_committed = state.lease_dropped = state.transfer_sent = False
     state.transfer_to = NOBODY

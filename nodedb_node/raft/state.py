@@ -74,9 +74,7 @@ class State:
         "group",
         "halted",
         "leader",
-        "leader_since_us",
         "lease_dropped",
-        "lease_floor_us",
         "log",
         "members",
         "node",
@@ -114,6 +112,7 @@ class State:
         "vote_replica",
         "voter_peers",
         "voter_self",
+        "voters_since_us",
         "votes",
         "want_heartbeat",
     )
@@ -201,7 +200,7 @@ class State:
         self.retry_us: Micros = NEVER
         self.transfer_us: Micros = NEVER
         # of a leader
-        self.leader_since_us: Micros = 0
+        self.voters_since_us: Micros = 0  # it leads these voters: what contact is counted from, however old
         self.noop_index: LogIndex = 0  # its first entry
         self.own_committed = False
         self.sends_due = False  # something for send_appends
@@ -210,7 +209,6 @@ class State:
         self.releases: dict[NodeNumber, Micros] = {}  # quarantine.py: members that wait → since when
         # reads.py
         self.reads: deque[tuple[Any, LogIndex, Micros]] = deque()  # (context, index, arrival)
-        self.lease_floor_us: Micros = 0
         self.lease_dropped = False
         # transfer.py
         self.transfer_to = NOBODY

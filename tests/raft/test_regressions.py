@@ -693,6 +693,38 @@ def test_a_lease_is_counted_from_when_its_contact_was_sent() -> None:
     assert group[1].lease_valid(sent_us + lease_us - 1) and not group[1].lease_valid(sent_us + lease_us)
 
 
+def test_a_sole_voter_s_quorum_is_watched_from_the_change_that_brings_another() -> None:
+    """Found by the simulator (snapshots, 1566860403): the learner's lane had said that it is silent while its member did
+    not count, and did not say it again when it did; the leader waited for that voter for ever."""
+    group = Group(1)
+    group.elect(1)
+    index, _ = group[1].propose_config(group.now_us, ConfigChange(add_learners=(NodeNumber(2),)))
+    group.add(2, index)
+    group.run(500 * MS)
+    group.crash(2)
+    group[1].lane_lost(group.now_us, NodeNumber(2))
+    group.advance(5000 * MS)
+    assert isinstance(group[1].propose_config(group.now_us, ConfigChange(promote=(NodeNumber(2),))), tuple)
+    group.flush()
+    group.advance(group[1].config.election_max_us)
+    assert group[1].role == Role.FOLLOWER
+
+
+def test_other_voters_are_given_the_time_of_an_election_to_answer() -> None:
+    """Found by the simulator (snapshots, 1117671745): 3 answers, 2 does not for long, and 3 loses its vote."""
+    group = Group(3)
+    group.elect(1)
+    group.run(500 * MS)
+    group.crash(2)
+    group.run(5000 * MS)
+    changed_us = group.now_us
+    assert isinstance(group[1].propose_config(changed_us, ConfigChange(demote=(NodeNumber(3),))), tuple)
+    while group[1].role == Role.LEADER:
+        assert group.now_us < changed_us + 2 * group[1].config.election_max_us
+        group.run(50 * MS, 50 * MS)
+    assert group.now_us >= changed_us + group[1].config.election_max_us
+
+
 def test_lanes_lost_start_elections_apart() -> None:
     group = Group(3)
     group.elect(1)

@@ -95,7 +95,7 @@ class Cluster:
                 now_us = process.now()
                 for group, core in process.machine.groups.items():
                     if core.role is Role.LEADER:
-                        contact_us = max(reads.quorum_contact(core, now_us), core.lease_floor_us)
+                        contact_us = max(reads.quorum_contact(core, now_us), core.voters_since_us)
                         self.checkers.in_contact(group, process.node, core.term, now_us - contact_us, core.config)
         self.world.after(WATCH_US, self._watch)
 

@@ -212,7 +212,7 @@ MUTATIONS: dict[str, Mutation] = {
             (READS, "while reads and reads[0][2] <= contact_us:", "while reads and contact_us >= 0:"),
             (
                 READS,
-                "return state.lease_floor_us <= contact_us and now_us < contact_us + state.config.lease_us",
+                "return state.voters_since_us <= contact_us and now_us < contact_us + state.config.lease_us",
                 "return False",
             ),
         ),
@@ -228,7 +228,7 @@ MUTATIONS: dict[str, Mutation] = {
         (
             (
                 READS,
-                "return state.lease_floor_us <= contact_us and now_us < contact_us + state.config.lease_us",
+                "return state.voters_since_us <= contact_us and now_us < contact_us + state.config.lease_us",
                 "return bool(state.config.lease_us) and contact_us >= 0",
             ),
         ),
