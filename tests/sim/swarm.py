@@ -19,6 +19,7 @@ from msgspec.structs import replace
 from tests.sim import spec as specs
 from tests.sim.run import Result, run
 from tests.sim.spec import Spec
+from tests.sim.world import Violation
 
 ROOT = Path(__file__).resolve().parents[2]
 PARTS = ("nodedb_node/raft", "nodedb_node/multiraft", "tests/sim")
@@ -71,7 +72,7 @@ def varied(spec: Spec, seed: int, without: frozenset[str] = frozenset()) -> Spec
 
 
 def found(name: str, seed: int, steps: int, result: Result) -> str:
-    """Shrunk: fewer steps, then fewer faults, while it still fails."""
+    """Shrunk: fewer steps, then fewer faults, while it still fails for the same reason."""
     spec = specs.load(name)
     without: frozenset[str] = frozenset()
     best = result
@@ -79,7 +80,7 @@ def found(name: str, seed: int, steps: int, result: Result) -> str:
     for kind in candidates:
         shorter = min(steps, best.events + 1)
         tried = run(varied(spec, seed, without | {kind}), seed, shorter)
-        if tried.failure:
+        if reason(tried.failure) == reason(result.failure):
             without, best, steps = without | {kind}, tried, shorter
     again = f"python -m tests.sim --seed {seed} --spec {name} --steps {min(steps, best.events + 1)} --varied"
     left_out = "".join(f" --without {kind}" for kind in sorted(without))
@@ -87,6 +88,14 @@ def found(name: str, seed: int, steps: int, result: Result) -> str:
         f"FOUND on {commit()}: {result.failure}\n  first at {result.events} events, shrunk to {best.events}: "
         f"{best.failure}\n  again: {again}{left_out}"
     )
+
+
+def reason(failure: str) -> str:
+    """What two failures of one finding have in common: the rule that is broken, or the error and its place."""
+    error, _, rest = failure.partition(": ")
+    if error == Violation.__name__:
+        return rest.partition(":")[0]
+    return f"{error} {rest.rpartition('[')[2].partition(' ')[0]}"
 
 
 def commit() -> str:

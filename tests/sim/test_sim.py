@@ -10,8 +10,9 @@ import pytest
 
 from nodedb_node.raft import reads
 from tests.sim import spec as specs
+from tests.sim import swarm
 from tests.sim.mutations import MUTATIONS
-from tests.sim.run import run
+from tests.sim.run import Result, run
 from tests.sim.swarm import marks_in_source, varied
 from tests.sim.world import Violation, World
 
@@ -94,3 +95,37 @@ def test_every_mutation_fits_the_code() -> None:
 
 def test_marks_are_found_in_the_source() -> None:
     assert {"raft-truncate", "multi-lane-silent", "raft-drop-ack-of-old-term"} <= marks_in_source()
+
+
+def test_a_finding_is_shrunk_to_itself_not_to_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Less of the faults may break something else first; that is no shorter way to the finding."""
+    spec = varied(specs.load("mixed"), 3)
+    needed, other = spec.fault[0].kind, spec.fault[1].kind
+    real = run(spec, 3, 100)
+
+    def fails(tried: specs.Spec, seed: int, steps: int) -> Result:
+        kinds = {shape.kind for shape in tried.fault}
+        if needed not in kinds:
+            return real._replace(failure="", events=steps)
+        broken = "Violation: lease: group 2" if other in kinds else "KeyError: 3 [cut_power:72 < die:12]"
+        return real._replace(failure=broken, events=steps - 1)
+
+    monkeypatch.setattr(swarm, "run", fails)
+    text = swarm.found("mixed", 3, 100, real._replace(failure="Violation: lease: group 1", events=99))
+    assert "shrunk to 99: Violation: lease" in text
+    left_out = text.split(" --without ")[1:]
+    assert len(left_out) == len(spec.fault) + len(spec.crash) - 2 and not {needed, other} & set(left_out)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("Violation: lease: group 2: node 4", "Violation: lease: group 1: node 3", True),
+        ("Violation: lease: group 2: node 4", "Violation: match: group 2: node 4", False),
+        ("KeyError: 3 [cut_power:72 < die:12]", "KeyError: 9 [cut_power:72 < do_kill:14]", True),
+        ("KeyError: 3 [cut_power:72 < die:12]", "KeyError: 3 [begin:72 < die:12]", False),
+        ("AssertionError:  [step:5 < run:1]", "", False),
+    ],
+)
+def test_failures_of_one_finding(one: str, other: str, same: bool) -> None:
+    assert (swarm.reason(one) == swarm.reason(other)) is same
