@@ -694,8 +694,8 @@ def test_a_lease_is_counted_from_when_its_contact_was_sent() -> None:
 
 
 def test_a_sole_voter_s_quorum_is_watched_from_the_change_that_brings_another() -> None:
-    """Found by the simulator (snapshots, 1566860403): the learner's lane had said that it is silent while its member did
-    not count, and did not say it again when it did; the leader waited for that voter for ever."""
+    """Found by the simulator (snapshots, 1566860403): the learner's lane had said that it is silent while it did not
+    count, and did not say it again when it did; the leader waited for that voter for ever."""
     group = Group(1)
     group.elect(1)
     index, _ = group[1].propose_config(group.now_us, ConfigChange(add_learners=(NodeNumber(2),)))
