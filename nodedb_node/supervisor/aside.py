@@ -3,16 +3,17 @@
 A program that the pin plan does not know of (a client, a backup) may settle on a worker's core. The kernel then lets
 the two take turns for seconds beside a core that does nothing: the pinned one may not leave, and the other is not
 moved while either sleeps now and then. Invariant: a worker moves only to a core that is no other worker's and that was
-idle for most of the last look, at most once in HOLD_US, and goes home once its own core has been idle for HOME_US. It
-looks at cores only while it is kept waiting or away. Pure: it decides from the texts of /proc and moves nothing.
+idle for most of the last look, at most once in HOLD_US, and goes home once its own core has had idle time for HOME_US.
+It looks at cores only while it is kept waiting or away. Pure: it decides from the texts of /proc and moves nothing.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 
-WAITED_SHARE = 0.1  # of the time since the last look: runnable, while something else ran on the core
+WAITED_SHARE = 0.25  # of the time since the last look: runnable, while something else ran on the core
 IDLE_SHARE = 0.6  # of a core that is worth moving to
+HOME_SHARE = 0.25  # of the own core, which is worth more: interrupts and background threads know it
 HOLD_US = 300_000
-HOME_US = 2_000_000
+HOME_US = 300_000
 
 
 def waited_ns(schedstat: str) -> int:
@@ -55,7 +56,8 @@ class Aside:
             return False
         idle_us = {core: (ticks - before.get(core, ticks)) * self._tick_us for core, ticks in self._idle.items()}
         free = [core for core in self._places if core != self.core and idle_us.get(core, 0) >= elapsed_us * IDLE_SHARE]
-        self._home_idle_us = self._home_idle_us + elapsed_us if self.home in free else 0
+        has_time = self.core != self.home and idle_us.get(self.home, 0) >= elapsed_us * HOME_SHARE
+        self._home_idle_us = self._home_idle_us + elapsed_us if has_time else 0
         if self._home_idle_us >= HOME_US:
             return self._move(now_us, self.home)
         if crowded and free and now_us - self._moved_us >= HOLD_US:

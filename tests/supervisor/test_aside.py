@@ -70,15 +70,17 @@ def test_two_moves_are_held_apart() -> None:
     assert all((later - at) * LOOK_US >= HOLD_US for at, later in pairwise(moves))
 
 
-def test_it_goes_home_when_its_core_has_been_idle_for_long() -> None:
+def test_it_goes_home_when_its_core_has_time_again() -> None:
     here, aside = Machine(2), Aside(1, [0], TICKS)
     assert crowded(here, aside, {0: 1.0}) == [1, 0]
+    for _ in range(30):
+        assert not here.look(aside, 0.0, {1: 0.1})  # whoever is there still takes it all
     for _ in range(HOME_US // LOOK_US - 1):
-        assert not here.look(aside, 0.0, {1: 1.0})
-    here.look(aside, 0.0, {1: 0.2})  # not all the time: the count begins anew
+        assert not here.look(aside, 0.0, {1: 0.4})
+    assert not here.look(aside, 0.0, {1: 0.1})  # not all the time: the count begins anew
     looks = 0
     while aside.core == 0 and looks < 100:
-        here.look(aside, 0.0, {1: 1.0})
+        here.look(aside, 0.0, {1: 0.4})
         looks += 1
     assert looks * LOOK_US >= HOME_US
     assert aside.core == 1
