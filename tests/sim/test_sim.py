@@ -8,14 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from nodedb_node.multiraft.snapshot.messages import Manifest
 from nodedb_node.raft import reads
 from tests.sim import spec as specs
 from tests.sim import swarm
 from tests.sim.mutations import MUTATIONS
 from tests.sim.run import Result, run
 from tests.sim.swarm import marks_in_source, varied
-from tests.sim.transfers import Partial
 from tests.sim.world import Violation, World
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -131,12 +129,3 @@ def test_a_finding_is_shrunk_to_itself_not_to_another(monkeypatch: pytest.Monkey
 )
 def test_failures_of_one_finding(one: str, other: str, same: bool) -> None:
     assert (swarm.reason(one) == swarm.reason(other)) is same
-
-
-def test_a_chunk_written_twice_is_lost_once() -> None:
-    """Found by the swarm (snapshots, 3620182528): a power cut took it twice."""
-    partial = Partial(Manifest(1, 5, 1, b"", 10, 10, b"digest"))
-    partial.chunks[0] = (1, b"a")
-    partial.dirty += [0, 0]
-    partial.cut_power(lambda: False)
-    assert not partial.chunks and not partial.dirty
