@@ -35,6 +35,8 @@ class Kind(IntEnum):
     QUERY = 2  # requests of clients and of scatter/gather
     BULK = 3  # snapshots and migration: chunks with credits, on a connection of their own
 
+    __hash__ = int.__hash__  # it is a key of what every frame looks up, and Enum's is a function in Python
+
 
 class Flag(IntEnum):
     """A frame is exactly one of request, reply, one-way, cancel; error belongs to a reply; more says a part follows."""

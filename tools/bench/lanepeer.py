@@ -71,9 +71,10 @@ class LaneSide:
     def on_frame(self, arrival: Any) -> None:
         self.received += len(arrival.body)
         if arrival.id:
-            report = json.dumps({"received": self.received, "cpu": cpu_s()}).encode()
-            body = report if arrival.type == 41 else arrival.body
-            self.hub.reply(arrival, Answer(body))
+            self.hub.reply(arrival, Answer(self._report() if arrival.type == 41 else arrival.body))
+
+    def _report(self) -> bytes:
+        return json.dumps({"received": self.received, "cpu": cpu_s()}).encode()
 
     def on_peer(self, event: Any) -> None:
         self.ups += 1
