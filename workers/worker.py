@@ -339,12 +339,12 @@ class Worker:
             if self._refused_ticks == 0:  # the next write finds out
                 self.engine.refuse_writes(-1)
         self.turns.on_deadlines(late_us > TICK_S * 1e6)
-        if self.place.look(now):
-            self.metrics.core_moves += 1
-            self.place.put_thread(self.store.checkpoint_thread(), own_core=self._hurried)
         turns, self._turns_seen = self._turns_seen, self.metrics.turns
         calm = turns == self._turns_seen and not (self._unfinished or self._draining or self._refused_ticks)
         self._calm_ticks = self._calm_ticks + 1 if calm else 0
+        if (not calm or self.place.away) and self.place.look(now):
+            self.metrics.core_moves += 1
+            self.place.put_thread(self.store.checkpoint_thread(), own_core=self._hurried)
         if self._calm_ticks % CALM_TICKS == 0:
             self._background(now)
         wait_s = CALM_TICK_S if calm else TICK_S

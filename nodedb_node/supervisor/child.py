@@ -61,8 +61,16 @@ class Place:
         pins = boot.pins[boot.process]
         self._aside = Aside(pins[0], boot.spares[boot.process], os.sysconf("SC_CLK_TCK")) if pins else None
 
+    @property
+    def away(self) -> bool:
+        """Stepped aside."""
+        return self._aside is not None and self._aside.core != self._aside.home
+
     def look(self, now_us: int) -> bool:
-        """Some times a second, from the first thread: step aside or home if it is time; True = on another core now."""
+        """Step aside or home if it is time; True = on another core now.
+
+        From the first thread, some times a second while there is work, or while away.
+        """
         aside = self._aside
         if aside is None or not aside.look(now_us, _read("/proc/self/schedstat"), lambda: _read("/proc/stat")):
             return False
