@@ -64,7 +64,7 @@ class Progress:
         self.match: LogIndex = 0
         self.next: LogIndex = next_index
         self.acked: LogIndex = 0  # highest match ever of this leadership, over restarts of the member
-        self.commit_sent: LogIndex = 0  # the member's commit once the newest append has arrived
+        self.commit_sent: LogIndex = 0  # the member's commit once the newest append has arrived; 0: not known
         self.request = 0  # newest sent
         self.request_floor = 0  # answers up to here are of an older process of the member
         self.inflight: deque[tuple[int, int, Micros]] = deque()
@@ -112,9 +112,10 @@ class Progress:
         self.caught_up = False
         self.become_probe(now_us)
         self.next = expected
-        self.commit_sent = 0
 
     def forget_inflight(self, now_us: Micros) -> None:
+        """What was on the way may be lost, the news of a commit too."""
+        self.commit_sent = 0
         self.inflight.clear()
         self.inflight_bytes = 0
         self.moved_us = now_us

@@ -169,10 +169,11 @@ def _on_accepted(state: State, now_us: Micros, peer: Progress, index: LogIndex) 
 
 def _on_rejected(state: State, now_us: Micros, peer: Progress, message: AppendResponse) -> None:
     """It has no such entry at message.index: go back by its hint (thesis, 3.5), one whole term at a time."""
-    if message.index <= peer.match:
-        state.drop("raft-drop-rejects-what-it-acknowledged")
+    if message.index <= peer.match and peer.flow is PROBE:
+        state.drop("raft-drop-rejects-what-it-acknowledged")  # what was asked for was known: asking again is no use
         return
-    mark("raft-conflict-hint")
+    # An append sent ahead may be refused before what it builds on arrives, and match be there first: it is lost still.
+    mark("raft-conflict-hint" if message.index > peer.match else "raft-append-overtook")
     known = state.log.term_last(message.hint_term) if message.hint_term else 0
     back = known + 1 if known else message.hint_index
     if peer.flow is not SNAPSHOT:

@@ -115,6 +115,79 @@ def test_a_stale_refusal_does_not_move_next_back() -> None:
     assert (peer.match, peer.next) == before
 
 
+def overtaken() -> tuple[Group, AppendResponse, AppendResponse]:
+    """An entry, and behind it the append that tells its commit, reach node 3 the other way round: its two answers."""
+    group = Group(3)
+    group.elect(1)
+    group.run(500 * MS)
+    group.propose(1, "a")
+    group.flush()
+    entry = next(message for message in group.network if message.receiver == 3)
+    group.network.remove(entry)
+    group.exchange()  # to node 2
+    group.exchange()  # and its acknowledgement back
+    group.flush()
+    (commit,) = [message for message in group.network if message.receiver == 3]
+    refusal = answer(group, 3, commit)
+    accepted = answer(group, 3, entry)
+    assert not refusal.ok and (accepted.ok, accepted.index) == (True, 2)
+    assert (group[1].commit, group[3].commit) == (2, 1)
+    return group, refusal, accepted
+
+
+def test_a_refusal_that_comes_after_what_it_missed_has_the_append_sent_again() -> None:
+    """An idle group: the refused append told the commit, and nothing else would ever tell it."""
+    group, refusal, accepted = overtaken()
+    group.deliver(accepted)
+    group.flush()
+    group.deliver(refusal)
+    group.settle()
+    assert group[3].commit == 2 and group.data(3) == ["a"]
+
+
+def test_a_refusal_and_what_it_missed_in_one_turn_have_the_append_sent_again() -> None:
+    group, refusal, accepted = overtaken()
+    group.deliver(refusal)
+    group.deliver(accepted)
+    group.settle()
+    assert group[3].commit == 2 and group.data(3) == ["a"]
+
+
+def test_a_late_refusal_of_entries_has_them_sent_again() -> None:
+    """Nothing is committed by the acknowledgement: no other append follows that would find the gap."""
+    group = Group(5)
+    group.elect(1)
+    group.run(500 * MS)
+    group.cut |= {(1, 2), (1, 4), (1, 5)}
+    appends = []
+    for item in "ab":
+        group.propose(1, item)
+        group.flush()
+        appends += group.network
+        group.network = []
+    refusal = answer(group, 3, appends[1])
+    accepted = answer(group, 3, appends[0])
+    assert not refusal.ok and (accepted.ok, accepted.index) == (True, 2)
+    group.deliver(accepted)
+    group.flush()
+    group.deliver(refusal)
+    group.settle()
+    assert group[3].log.last_index == 3
+
+
+def test_a_member_that_rejects_what_it_acknowledged_is_not_asked_without_end() -> None:
+    group = Group(3)
+    group.elect(1)
+    group.cut |= {(1, 3)}
+    group[1].reachable(group.now_us, NodeNumber(3))
+    group.flush()
+    peer, drops = group[1].peers[NodeNumber(3)], group[1].drops
+    group.deliver(AppendResponse(*header(3, 1, 1), peer.request, False, peer.match, 0, 1))
+    request = peer.request
+    group.flush()
+    assert (peer.request, group[1].drops) == (request, drops + 1)
+
+
 # ---- what an answer says ----
 
 
