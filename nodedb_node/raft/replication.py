@@ -173,7 +173,7 @@ def _on_rejected(state: State, now_us: Micros, peer: Progress, message: AppendRe
         state.drop("raft-drop-rejects-what-it-acknowledged")  # what was asked for was known: asking again is no use
         return
     # An append sent ahead may be refused before what it builds on arrives, and match be there first: it is lost still.
-    mark("raft-conflict-hint" if message.index > peer.match else "raft-append-overtook")
+    mark("raft-conflict-hint")
     known = state.log.term_last(message.hint_term) if message.hint_term else 0
     back = known + 1 if known else message.hint_index
     if peer.flow is not SNAPSHOT:
