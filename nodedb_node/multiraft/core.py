@@ -37,6 +37,7 @@ from nodedb_node.multiraft.watchers import Watchers
 from nodedb_node.raft.core import Raft
 from nodedb_node.raft.messages import (
     NOBODY,
+    Busy,
     ConfigChange,
     ConfigurationChanged,
     Event,
@@ -88,6 +89,10 @@ class GroupContacts:
     def heard_us(self, leader: NodeNumber) -> Micros:
         lane = self._in.get(leader)
         return lane.counted_us(self._group, self._term()) if lane else 0
+
+    def watched(self, leader: NodeNumber) -> bool:
+        lane = self._in.get(leader)
+        return lane is not None and not lane.lost
 
     def acked_us(self, peer: NodeNumber) -> Micros:
         lane = self._out.get(peer)
@@ -176,8 +181,12 @@ class MultiRaft:
     def propose(self, now_us: Micros, turn: Iterable[tuple[GroupId, int, Any]]) -> list[Position | Refusal]:
         """(group, bytes, data) of each entry proposed; data comes back in the turn's Append records."""
         rafts, busy = self._rafts, self._busy
-        answers = []
+        answers: list[Position | Refusal] = []
         for group, size_bytes, data in turn:
+            if self._stalled and rafts[group].peers:
+                mark("multi-refused-while-stalled")
+                answers.append(Busy("the disk stands still"))
+                continue
             busy[group] = None
             answers.append(rafts[group].propose(now_us, size_bytes, data))
         return answers
@@ -299,7 +308,8 @@ class MultiRaft:
             self._rafts[group].compacted(index)
 
     def disk_age(self, now_us: Micros, oldest_unfinished_us: Micros) -> None:
-        """How old the oldest unfinished write is; a stalled disk loses leadership by itself, as heartbeats stop."""
+        """How old the oldest unfinished write is; a stalled disk loses leadership by itself, as heartbeats stop and
+        nothing new is appended, which would be a sign of life too."""
         stalled = oldest_unfinished_us > self.config.group.election_min_us // 2
         if stalled and not self._stalled:
             mark("multi-disk-stalled")

@@ -58,7 +58,8 @@ def _heard_leader(state: State, now_us: Micros) -> NodeNumber:
     """Who leads this term as its lane says: a replica that came back to an idle group hears nothing else of it."""
     since_us = now_us - state.config.election_min_us
     candidates = [state.leader] if state.leader != NOBODY else list(state.members)
-    return next((node for node in candidates if max(0, since_us) < state.contacts.heard_us(node)), NOBODY)
+    heard_us, watched = state.contacts.heard_us, state.contacts.watched
+    return next((node for node in candidates if max(0, since_us) < heard_us(node) and watched(node)), NOBODY)
 
 
 def campaign(state: State, now_us: Micros) -> Refusal | None:

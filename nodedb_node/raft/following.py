@@ -74,7 +74,7 @@ def follow(state: State, now_us: Micros, message: AppendEntries | InstallSnapsho
 def rearm(state: State, now_us: Micros) -> None:
     """The leader lives. Its lane watches it from here on; until the lane says so, the own deadline does."""
     heard_us = state.contacts.heard_us(state.leader)
-    if heard_us and heard_us + state.config.election_min_us > now_us:
+    if heard_us and heard_us + state.config.election_min_us > now_us and state.contacts.watched(state.leader):
         state.election_us = NEVER
     else:
         roles.arm_election(state, now_us)

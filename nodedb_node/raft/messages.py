@@ -42,6 +42,9 @@ class Contacts(Protocol):
     def heard_us(self, leader: NodeNumber) -> Micros:
         """Follower: arrival of that node's newest lane heartbeat whose set holds this group at our term; 0 = never."""
 
+    def watched(self, leader: NodeNumber) -> bool:
+        """Follower: that node's lane has not gone silent: lane_lost will be told when it does."""
+
     def acked_us(self, peer: NodeNumber) -> Micros:
         """Leader: *send* time of the newest lane heartbeat which that peer acknowledged with this group in the set at
         our current term and without exception; 0 = never in this term."""

@@ -1,12 +1,16 @@
-"""A process whose disk stalls: heartbeats stop, and nothing spins while they do."""
+"""A process whose disk stalls: heartbeats stop, nothing spins while they do, and it does not go on leading."""
 
 import random
+from typing import Any
+
+import pytest
 
 from nodedb_node.ids import GroupId, NodeNumber
 from nodedb_node.multiraft.core import MultiConfig, MultiRaft
 from nodedb_node.multiraft.messages import LaneHeartbeat
 from nodedb_node.raft.configuration import founding
 from nodedb_node.raft.messages import GroupConfig, ReplicaId, Restored, Role, VoteResponse
+from tests.multiraft.cluster import Cluster, Process
 
 GROUP, ME, OTHER = GroupId(1), NodeNumber(1), NodeNumber(2)
 START_US = 10_000_000
@@ -45,3 +49,48 @@ def test_a_stalled_disk_stops_heartbeats_and_asks_for_no_tick_at_once() -> None:
     turn = multi.take_turn(now_us)
     assert turn is not None
     assert [type(m) for m in turn.free[OTHER]] == [LaneHeartbeat]
+
+
+def a_led_group(voters: int) -> tuple[Cluster, int]:
+    cluster = Cluster(voters, 1)
+    cluster.until(cluster.led)
+    leader = cluster.leader(0)
+    assert leader is not None
+    return cluster, leader
+
+
+def test_a_leader_with_a_stalled_disk_is_replaced_though_its_clients_go_on() -> None:
+    """Found by the simulator (disks, 3287000899): its appends kept the followers loyal."""
+    cluster, number = a_led_group(3)
+    process = cluster.processes[NodeNumber(number)]
+    process.disk_waits = True
+    began_us = cluster.now_us
+    taken = 0
+
+    def replaced() -> bool:
+        nonlocal taken
+        process.multi.disk_age(cluster.now_us, cluster.now_us - began_us)
+        (answer,) = process.multi.propose(cluster.now_us, [(GroupId(0), 1, b"x")])
+        taken += isinstance(answer, tuple)
+        return cluster.leader(0) not in (None, number)
+
+    cluster.until(replaced, us=4_000_000)
+    assert taken, "a short wait for the disk refuses nothing"
+
+
+@pytest.mark.parametrize("quiet_us", [300_000, 600_000, 900_000, 1_100_000])
+def test_an_append_does_not_stand_for_a_lane_that_has_gone_silent(quiet_us: int) -> None:
+    """Found by the simulator (disks, 3287000899): the lane had said that it was lost, the append found its last
+    heartbeat young enough to leave the watch to it, and nobody watched the leader."""
+    cluster, number = a_led_group(3)
+    send = cluster.send
+
+    def without_heartbeats(process: Process, messages: dict[NodeNumber, list[Any]]) -> None:
+        send(process, {p: [m for m in frame if not isinstance(m, LaneHeartbeat)] for p, frame in messages.items()})
+
+    cluster.send = without_heartbeats  # type: ignore[method-assign]
+    cluster.run(quiet_us)
+    cluster.propose(0, b"x")
+    cluster.run(20_000)
+    cluster.isolate(number)
+    cluster.until(lambda: cluster.leader(0) not in (None, number), us=5_000_000)

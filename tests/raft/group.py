@@ -45,6 +45,9 @@ class LaneTable:
     def heard_us(self, leader: NodeNumber) -> int:
         return self.heard.get(leader, 0)
 
+    def watched(self, leader: NodeNumber) -> bool:
+        return True
+
     def acked_us(self, peer: NodeNumber) -> int:
         return self.acked.get(peer, 0)
 

@@ -32,6 +32,9 @@ class Lanes:
     def heard_us(self, leader: NodeNumber) -> int:
         return self.now_us
 
+    def watched(self, leader: NodeNumber) -> bool:
+        return True
+
     def acked_us(self, peer: NodeNumber) -> int:
         return self.now_us
 
