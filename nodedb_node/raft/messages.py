@@ -296,7 +296,7 @@ class ChangePending(msgspec.Struct, frozen=True, gc=False):
 
 
 class NotCaughtUp(msgspec.Struct, frozen=True, gc=False):
-    """This member's log is not near enough to the leader's end."""
+    """This member's log is not near enough to the leader's end, or it is in quarantine or out of contact."""
 
     node: NodeNumber
 

@@ -29,6 +29,7 @@ from nodedb_node.raft.messages import (
     Refusal,
     Transferring,
 )
+from nodedb_node.raft.progress import Progress
 from nodedb_node.raft.state import State
 
 
@@ -96,9 +97,15 @@ def propose_config(state: State, now_us: Micros, change: ConfigChange) -> Positi
         return ChangePending(index)
     for node in change.promote:
         peer = state.peers.get(node)
-        if peer is not None and peer.learner and not peer.caught_up:
+        if peer is not None and peer.learner and not _is_near(state, now_us, peer):
             return NotCaughtUp(node)
     changed = configurations.changed(configuration, change, state.log.last_index + 1)
     if isinstance(changed, str):
         return BadChange(changed)
     return append_configuration(state, now_us, changed), state.term
+
+
+def _is_near(state: State, now_us: Micros, peer: Progress) -> bool:
+    """Caught up, whole, and heard of within an election: what a learner was some time ago makes no voter."""
+    contact_us = max(peer.contact_us, state.contacts.acked_us(peer.node))
+    return peer.caught_up and not peer.quarantine and now_us < contact_us + state.config.election_max_us

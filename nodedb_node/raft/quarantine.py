@@ -67,6 +67,7 @@ def on_member_changed(state: State, now_us: Micros, peer: Progress, number: int)
     if not number:
         return
     peer.match = peer.acked = peer.commit_sent = 0
+    peer.caught_up, peer.round_end, peer.round_us = False, state.log.last_index, now_us
     state.releases[peer.node] = now_us
     state.want_heartbeat = True
     for other in _other_voters(state, peer.node):

@@ -369,7 +369,8 @@ class Injector:
         learners = {member.node: member.replica for member in configuration.learners}
         gone = [node for node, replica in {**voters, **learners}.items() if self._is_gone(group, node, replica)]
         spare = [node for node in self.cluster.nodes if node not in voters and node not in learners]
-        caught_up = [node for node in learners if node in self.cluster.caught_up[group]]
+        whole = {host.node for host in self.cluster.hosts(group) if self._is_whole(host, group)}
+        caught_up = [node for node in learners if node in self.cluster.caught_up[group] and node in whole]
         if gone and (len(voters) > 1 or gone[0] not in voters):
             return ConfigChange(remove=(gone[0],))  # type: ignore[arg-type]
         if caught_up and len(voters) < target + 2:
