@@ -59,10 +59,10 @@ def carried_of(data: bytes, founders: Configuration) -> Carried:
     return _decode(data) if data else Carried(configuration=configurations.encode(founders))
 
 
-def carried(book: GroupBook) -> Carried:
-    """From the live book, for the next checkpoint."""
+def carried(book: GroupBook, applied: int) -> Carried:
+    """From the live book, for the next checkpoint: with the configuration in force at the entry it is cut at."""
     term, vote, vote_replica = book.hard_state or (0, 0, 0)
-    base = book.configs[0]
+    base = next(row for row in reversed(book.configs) if row.index <= applied)
     return Carried(book.replica or 0, term, vote, vote_replica, base.index, base.data)
 
 

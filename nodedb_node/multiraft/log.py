@@ -391,9 +391,9 @@ class RaftLog:
         book = self._book.group(group)
         return book.last, book.last_term
 
-    def carried(self, group: int) -> bytes:
-        """What a checkpoint must hold of the group beside its rows."""
-        return books.carried_bytes(books.carried(self._book.group(group)))
+    def carried(self, group: int, applied: int) -> bytes:
+        """What a checkpoint up to applied must hold of the group beside its rows."""
+        return books.carried_bytes(books.carried(self._book.group(group), applied))
 
     def inflight_us(self) -> int:
         return self._io.inflight_us()

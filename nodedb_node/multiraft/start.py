@@ -26,7 +26,7 @@ from nodedb_node.native.walio import Io, IoConfig
 from nodedb_node.raft.configuration import founding
 from nodedb_node.raft.messages import GroupConfig, ReplicaId, Restored
 from nodedb_node.storage import recovery
-from nodedb_node.storage.directory import LogDirectory, Segments
+from nodedb_node.storage.directory import Segments
 from nodedb_node.storage.recovery import LogDamaged, LogTooNew, Recovered
 from nodedb_node.storage.segments import SegmentBook
 
@@ -55,19 +55,6 @@ class Held(Struct, frozen=True):
     index: int = 0
     term: int = 0
     carried: bytes = b""
-
-
-def open_directory(
-    path: str,
-    config: LogConfig,
-    held: Mapping[int, Held],
-    apply: Apply,
-    now_us: Callable[[], int],
-    sync_us: Any = None,
-    snapshots: SnapshotDisk | None = None,
-) -> RaftLog:
-    """open_log on a directory of the filesystem."""
-    return open_log(LogDirectory(path), config, held, apply, now_us, sync_us, snapshots)
 
 
 def open_log(

@@ -265,7 +265,7 @@ def test_a_fresh_log_after_a_checkpoint_may_die_at_once(place: Place) -> None:
 def test_an_empty_log_goes_on_with_the_term_and_configuration_that_a_checkpoint_carried(place: Place) -> None:
     """As after a change of the number of workers: rows and their header move, the log does not."""
     log, _ = place.open()
-    carried = log.carried(0)
+    carried = log.carried(0, log.last(0)[0])
     log.close(mark=True)
     place.sim, place.path = SimSegments(), place.path / "other"
     rows = {0: Held(50, 1, carried)}

@@ -9,6 +9,7 @@ from nodedb_node.ids import GroupId, NodeNumber
 from nodedb_node.multiraft.lanes import Inbound, Outbound
 from nodedb_node.multiraft.messages import Doubt, LaneAck, LaneHeartbeat
 from nodedb_node.multiraft.watchers import Watchers
+from tests.seeds import run_seed
 
 A, B = NodeNumber(1), NodeNumber(2)
 PROMISE_US = 1_000
@@ -112,9 +113,7 @@ def test_a_new_process_of_the_sender_begins_with_an_empty_set_and_promises_stay(
 @pytest.mark.parametrize("part", range(8))
 def test_whatever_is_lost_doubled_or_late_contact_is_never_more_than_what_arrived(part: int) -> None:
     """Truth: the heartbeats that the receiver took, and what it thought of each group then."""
-    seed = random.SystemRandom().randrange(1 << 32)
-    print("seed", seed)
-    rng = random.Random(seed)
+    rng = random.Random(run_seed() + part)
     out, lane, generation, peer_generation = Outbound(B), Inbound(A), 1, 1
     doubts: dict[int, tuple[Doubt, int]] = {}
     said: dict[tuple[int, int], dict[int, int]] = {}  # (generation, number) → the set then

@@ -12,10 +12,11 @@ from nodedb_node.errors import StartError
 from nodedb_node.ids import NodeNumber
 from nodedb_node.multiraft import books
 from nodedb_node.multiraft.log import RaftLog
-from nodedb_node.multiraft.start import Held, LogConfig, open_directory
+from nodedb_node.multiraft.start import Held, LogConfig, open_log
 from nodedb_node.native import wal
 from nodedb_node.native.store import Store
 from nodedb_node.raft import configuration as configurations
+from nodedb_node.storage.directory import LogDirectory
 from nodedb_node.storage.transfers import SnapshotFiles
 from tests.storage.rows import contents, fill, keys_of_group, open_store, vshards_of
 
@@ -54,7 +55,7 @@ def start(where: Path, store: Store) -> tuple[RaftLog, list[int]]:
         rows = [wal.record_of(records[i]) for i in range(n)]
         got.extend(row.index for row in rows if row.kind == wal.DATA)
 
-    return open_directory(str(where / "wal"), CONFIG, held, apply, lambda: 1), got
+    return open_log(LogDirectory(str(where / "wal")), CONFIG, held, apply, lambda: 1), got
 
 
 @pytest.fixture

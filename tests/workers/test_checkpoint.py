@@ -35,7 +35,7 @@ class FakeLog:
     def nospace(self) -> bool:
         return self.full
 
-    def carried(self, group: int) -> bytes:
+    def carried(self, group: int, applied: int) -> bytes:
         return b"of %d" % group
 
     def compact(self, applied: dict[int, int]) -> None:

@@ -36,7 +36,7 @@ class KeptLog(Protocol):
     def nospace(self) -> bool:
         """The disk is below its floor of free space."""
 
-    def carried(self, group: int) -> bytes:
+    def carried(self, group: int, applied: int) -> bytes:
         """What the checkpoint must hold of the group beside its rows: its configuration, term and vote."""
 
     def compact(self, applied: dict[int, int]) -> None:
@@ -88,7 +88,7 @@ class Checkpointer:
         cuts = []
         for group in self._groups:
             index, term = self._applied(group)
-            cuts.append(GroupCut(group, index, term, self._kept.carried(group)))
+            cuts.append(GroupCut(group, index, term, self._kept.carried(group, index)))
             self._cut[group] = index
         self._closed_cut = self._kept.closed_bytes()
         self._began_us = now_us

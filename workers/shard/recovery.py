@@ -10,11 +10,13 @@ from typing import Any
 
 from nodedb_node.config import GIB, StoreSection
 from nodedb_node.ids import Group
+from nodedb_node.multiraft import start
 from nodedb_node.multiraft.log import RaftLog
-from nodedb_node.multiraft.start import Held, LogConfig, open_directory
+from nodedb_node.multiraft.start import Held, LogConfig
 from nodedb_node.native.engine import Engine
 from nodedb_node.native.store import Store, StoreConfig
 from nodedb_node.routing.places import vshards_of_group
+from nodedb_node.storage.directory import LogDirectory
 from nodedb_node.storage.transfers import SnapshotFiles
 from nodedb_node.supervisor import cgroup, child
 from nodedb_node.supervisor.boot import Boot
@@ -75,4 +77,4 @@ def open_log(
     snapshots = SnapshotFiles(
         os.path.join(boot.worker_dir, "snapshots"), store, lambda group: vshards_of_group(Group(group), boot.groups)
     )
-    return open_directory(path, config, held, engine.replay, now_us, sync_us, snapshots)
+    return start.open_log(LogDirectory(path), config, held, engine.replay, now_us, sync_us, snapshots)

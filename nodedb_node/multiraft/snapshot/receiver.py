@@ -62,16 +62,6 @@ class Discard(NamedTuple):
 Output = Send | Begin | Write | Install | Discard
 
 
-class Progress(NamedTuple):
-    """For status: how far a group's transfer is."""
-
-    group: int
-    peer: int
-    chunks: int
-    chunks_written: int
-    installing: bool
-
-
 class _Incoming:
     """One group's transfer."""
 
@@ -264,12 +254,6 @@ class SnapshotReceiver:
         """Of the group's transfer."""
         row = self._incoming.get(group)
         return row.manifest if row else None
-
-    def progress(self) -> list[Progress]:
-        return [
-            Progress(group, row.peer, row.manifest.chunks, row.next + len(row.written), row.installing)
-            for group, row in sorted(self._incoming.items())
-        ]
 
     # ---- inner ----
 
