@@ -192,7 +192,7 @@ MUTATIONS: dict[str, Mutation] = {
     ),
     "suffix-kept": Mutation(
         "a snapshot keeps the log behind it whatever its term there",
-        ("network", "crashes", "mixed"),
+        ("snapshots", "network"),
         ((SNAPSHOT, "keep = log.term(index) == term", "keep = log.mark_index < index <= log.last_index"),),
     ),
     "two-changes-at-once": Mutation(
