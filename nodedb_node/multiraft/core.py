@@ -352,15 +352,19 @@ class MultiRaft:
         due_us: Micros = self._deadlines[0][0] if self._deadlines else NEVER
         if not self._stalled and self._has_to_beat():
             due_us = 0 if self._beat_now else min(due_us, self._beat_us)
+        silent_us: Micros = due_us - self.config.silence_us
         for lane in self._in.values():
-            if not lane.lost and lane.heard_us + self.config.silence_us < due_us:
-                due_us = lane.heard_us + self.config.silence_us
+            if lane.heard_us < silent_us and not lane.lost:
+                silent_us = lane.heard_us
         for out in self._out.values():
-            if out.waits_us and out.set and not out.silent and out.waits_us + self.config.silence_us < due_us:
-                due_us = out.waits_us + self.config.silence_us
-        for wait_us in (self.watchers.next_deadline_us(), self._transfers.next_deadline_us()):
-            if wait_us is not None and wait_us < due_us:
-                due_us = wait_us
+            if 0 < out.waits_us < silent_us and out.set and not out.silent:
+                silent_us = out.waits_us
+        due_us = silent_us + self.config.silence_us
+        wait_us, transfer_us = self.watchers.next_deadline_us(), self._transfers.next_deadline_us()
+        if wait_us is not None and wait_us < due_us:
+            due_us = wait_us
+        if transfer_us is not None and transfer_us < due_us:
+            due_us = transfer_us
         return None if due_us == NEVER else due_us
 
     def _has_to_beat(self) -> bool:

@@ -57,7 +57,7 @@ class Parts(NamedTuple):
     segments: SegmentBook
     multi: MultiRaft
     groups: list[GroupId]
-    last: list[int]  # highest index that the log ever held, by group
+    last: dict[int, int]  # highest index that the log ever held, by group
     snapshots: SnapshotDisk | None  # None: this process keeps no store (a tool, a test)
 
 
@@ -356,7 +356,7 @@ class RaftLog:
         segment = self._io.segment()
         if segment != self._segment:
             # Indexes of this turn are counted to the closed segment too: it dies a little later, never too early.
-            self._segments.close_segment(self._segment, list(self._last), self._segment_bytes)
+            self._segments.close_segment(self._segment, wal.by_group(self._last), self._segment_bytes)
             self._segment, self._segment_bytes = segment, self._io.stats().segment_bytes
         self._book.write(array, n, segment, self._io.append_off(), self._last)
 

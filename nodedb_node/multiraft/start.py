@@ -98,10 +98,10 @@ def _open(
     for group, row in held.items():
         _check(recovered, group, row)
     recovered.drop_unused()
-    segments = SegmentBook()
+    segments, last = SegmentBook(), dict[int, int]()
     for known in recovered.segments:
         segments.close_segment(known.header.number, known.last, known.header.bytes)
-    last = [max(row) for row in zip(*(known.last for known in recovered.segments), strict=True)]
+        last |= {group: max(index, last.get(group, 0)) for group, index in known.last.items()}
     again = recovered.again()
     io = _continue(recovered, config, again, sync_us)
     try:

@@ -265,9 +265,13 @@ class Transfers:
                 self._retire(group)
 
     def next_deadline_us(self) -> Micros | None:
-        due = [self._sender.next_deadline_us(), self._receiver.next_deadline_us()]
-        due += [min(self._idle.values()) + self._limits.kept_us] if self._idle else []
-        return min((at for at in due if at is not None), default=None)
+        due_us, received_us = self._sender.next_deadline_us(), self._receiver.next_deadline_us()
+        if received_us is not None and (due_us is None or received_us < due_us):
+            due_us = received_us
+        if self._idle:
+            idle_us = min(self._idle.values()) + self._limits.kept_us
+            due_us = idle_us if due_us is None or idle_us < due_us else due_us
+        return due_us
 
     def take(self, now_us: Micros, bulk: dict[NodeNumber, list[Message]]) -> list[Work]:
         """What to do, and in `bulk` what to send."""

@@ -4,7 +4,7 @@ Invariant: a Book is freed once, and views that C made into a buffer are not use
 """
 
 import errno
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from msgspec import Struct
@@ -117,9 +117,17 @@ def record_of(row: Any) -> Record:
     return Record(row.type, row.group, row.term, row.index, data, row.kind)
 
 
-def group_array(values: Sequence[int] = ()) -> Any:
+def group_array(values: Mapping[int, int] | None = None) -> Any:
     """A uint64_t array by group, zero where there is no value."""
-    return ffi.new("uint64_t[]", [*values, *[0] * (GROUPS_MAX - len(values))])
+    array = ffi.new("uint64_t[]", GROUPS_MAX)
+    for group, value in (values or {}).items():
+        array[group] = value
+    return array
+
+
+def by_group(array: Any) -> dict[int, int]:
+    """What is not zero in such an array."""
+    return {group: value for group, value in enumerate(ffi.unpack(array, GROUPS_MAX)) if value}
 
 
 def segment_encode(segment: Segment) -> bytes:
@@ -249,13 +257,12 @@ class Book:
             lib.nd_walbook_free(self._handle)
             self._handle = None
 
-    def take(self, segment: Segment, view: Any) -> tuple[int, End, list[int]]:
+    def take(self, segment: Segment, view: Any) -> tuple[int, End, dict[int, int]]:
         """(0 or -errno, where it stopped, highest entry index by group) of the next segment."""
-        last = ffi.new("uint64_t[]", GROUPS_MAX)
-        end = self._end
+        last, end = group_array(), self._end
         code = lib.nd_walbook_segment(self._handle, _segment_c(segment), _pointer(view), len(view), last, end)
         shape = (end.sequence, end.segment, end.off, end.bytes, end.crc, end.prev_crc, bool(end.clean), end.type)
-        return code, End(*shape, end.stop_off, end.later_off, end.appends, bool(end.torn)), list(last)
+        return code, End(*shape, end.stop_off, end.later_off, end.appends, bool(end.torn)), by_group(last)
 
     def write(self, records: Any, n: int, segment: int, off: int, last: Any) -> None:
         """Take in an append that is being written, and raise last[group] (a uint64_t array) to its highest indexes.

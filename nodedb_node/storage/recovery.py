@@ -49,7 +49,7 @@ class KnownSegment(NamedTuple):
     header: Segment
     stop_off: int  # where its valid appends end
     appends: int
-    last: list[int]  # highest entry index by group
+    last: dict[int, int]  # highest entry index by group that has one
 
 
 class Recovered:
@@ -92,14 +92,12 @@ class Recovered:
 
         The array and the payloads it points to are valid until the next step.
         """
-        floor = ffi.new("uint64_t[]", wal.GROUPS_MAX)
-        for group, index in after.items():
-            floor[group] = index
+        floor = wal.group_array(after)
         cap = max(BATCH_RECORDS, self.book.records_max())
         array = ffi.new("nd_wal_rec[]", cap)
         off = ffi.new("uint64_t *")
         for known in self.segments:
-            if not known.appends or not any(index > floor[g] for g, index in enumerate(known.last)):
+            if not known.appends or not any(index > floor[g] for g, index in known.last.items()):
                 continue
             view = self.source.read(known.header.number)
             off[0] = 0
@@ -112,7 +110,7 @@ class Recovered:
     def _reordered_entries(self, floor: Any) -> Iterator[tuple[Any, int]]:
         """Groups whose entries compaction wrote again stand out of order: read one by one, by position."""
         headers = {known.header.number: known.header for known in self.segments}
-        named = {group for known in self.segments for group, index in enumerate(known.last) if index}
+        named = {group for known in self.segments for group in known.last}
         for group in sorted(named):
             book = self.book.group(group)
             if not book.reordered:

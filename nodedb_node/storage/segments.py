@@ -5,7 +5,7 @@ synced checkpoint holds. Hard states and configurations in dying segments are no
 of them anew before anything dies.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 
 class SegmentBook:
@@ -15,10 +15,10 @@ class SegmentBook:
         self._closed: list[tuple[int, dict[int, int], int]] = []  # (number, highest index by group, bytes)
         self.bytes_ever = 0  # of all files closed so far, dead ones included
 
-    def close_segment(self, number: int, last: Sequence[int], size: int) -> None:
-        """last[group]: an index that no entry in this segment is above, 0 = none; size in bytes."""
+    def close_segment(self, number: int, last: Mapping[int, int], size: int) -> None:
+        """last[group]: an index that no entry of the group in this segment is above; size in bytes."""
         assert not self._closed or number > self._closed[-1][0]
-        self._closed.append((number, {group: index for group, index in enumerate(last) if index}, size))
+        self._closed.append((number, dict(last), size))
         self.bytes_ever += size
 
     @property

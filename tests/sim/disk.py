@@ -151,9 +151,8 @@ class SimLog:
         rows = recovered.segments if recovered else []
         for known in rows:
             self.segments.close_segment(known.header.number, known.last, known.header.bytes)
-            for group, index in enumerate(known.last):
-                if index:
-                    self.last[group] = max(index, self.last[group])
+            for group, index in known.last.items():
+                self.last[group] = max(index, self.last[group])
         end = recovered.end if recovered else None
         self.again = recovered.again() if recovered else []
         self.book = recovered.book if recovered else Book()
@@ -214,6 +213,6 @@ class SimLog:
         return wal.array_encode(array, n, *at)
 
     def _next_segment(self) -> None:
-        self.segments.close_segment(self.segment.number, list(self.last), self.segment.bytes)
+        self.segments.close_segment(self.segment.number, wal.by_group(self.last), self.segment.bytes)
         self.segment = self.disk.make(self.segment.number + 1)
         self.used = wal.HEADER_BYTES

@@ -11,6 +11,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 STEPS_MAX = 3_000_000
+NO_MOVE = (-1, False, None)
 
 
 class Operation(NamedTuple):
@@ -78,15 +79,14 @@ class _Search:
         self.done = 0  # bit i: answered operation i has its point
         self.spent = 0  # bit i: unanswered operation i has one
         self.seen: dict[tuple[int, Any], list[int]] = {}  # (done, state) -> what was spent there, smallest sets only
-        self.stack: list[tuple[int, Any, Iterator[int]]] = []
+        self.stack: list[tuple[int, Any, Iterator[tuple[int, bool, Any]]]] = []
         self.best: list[int] = []
         self.best_stuck: list[int] = []
 
     def run(self, steps_max: int) -> Verdict:
-        operations, step = self.operations, self.step
-        choices, steps = self._choices(), 0
+        moves, steps = self._moves(), 0
         while self.left:
-            i = next(choices, -1)
+            i, known, state = next(moves, NO_MOVE)
             steps += 1
             if steps > steps_max:
                 return self._verdict(False, True, steps)
@@ -94,21 +94,31 @@ class _Search:
                 self._remember()
                 if not self.stack:
                     return self._verdict(False, False, steps)
-                choices = self._put_back()
+                moves = self._put_back()
                 continue
-            op = operations[i]
-            known = op.return_us is not None
-            state = step(self.state, op.request, op.answer, known)
-            if state is None or (not known and state == self.state):
-                continue
-            if state == self.state:
-                choices = iter(())  # it fits here and changes nothing: wherever else it fits, it fits here as well
             done, spent = (self.done | 1 << i, self.spent) if known else (self.done, self.spent | 1 << i)
             if self._is_new(done, spent, state):
-                self._take(i, known, state, choices)
+                self._take(i, known, state, moves)
                 self.done, self.spent = done, spent
-                choices = self._choices()
+                moves = self._moves()
         return self._verdict(True, False, steps)
+
+    def _moves(self) -> Iterator[tuple[int, bool, Any]]:
+        """(operation, answered, state after) of each that fits here. One that is answered and changes nothing is the
+        only one: wherever else it fits, it fits here as well."""
+        operations, step, state = self.operations, self.step, self.state
+        found = []
+        for i in self._choices():
+            op = operations[i]
+            known = op.return_us is not None
+            after = step(state, op.request, op.answer, known)
+            if after is None:
+                continue
+            if after != state:
+                found.append((i, known, after))
+            elif known:
+                return iter(((i, known, after),))
+        return iter(found)
 
     def _choices(self) -> Iterator[int]:
         """Operations that may come next: called before the first return of one that has no point."""
@@ -116,6 +126,8 @@ class _Search:
         while not node & 1:
             yield node >> 1
             node = self.after[node]
+        if node == -1:
+            return  # all that were answered have their points
         first_return_us = self.operations[node >> 1].return_us
         assert first_return_us is not None
         tried = set()
@@ -140,24 +152,24 @@ class _Search:
         tried.append(spent)
         return True
 
-    def _take(self, i: int, known: bool, state: Any, choices: Iterator[int]) -> None:
-        self.stack.append((i, self.state, choices))
+    def _take(self, i: int, known: bool, state: Any, moves: Iterator[tuple[int, bool, Any]]) -> None:
+        self.stack.append((i, self.state, moves))
         self.state = state
         if known:
             self._unlink(2 * i)
             self._unlink(2 * i + 1)
             self.left -= 1
 
-    def _put_back(self) -> Iterator[int]:
-        i, self.state, choices = self.stack.pop()
+    def _put_back(self) -> Iterator[tuple[int, bool, Any]]:
+        i, self.state, moves = self.stack.pop()
         if self.operations[i].return_us is None:
             self.spent &= ~(1 << i)
-            return choices
+            return moves
         self.done &= ~(1 << i)
         self._link(2 * i + 1)
         self._link(2 * i)
         self.left += 1
-        return choices
+        return moves
 
     def _unlink(self, node: int) -> None:
         before, after = self.before[node], self.after[node]

@@ -90,7 +90,7 @@ class Process:
     # ---- life ----
 
     def now(self) -> int:
-        return int(self.clock.read(self.world.now_us))
+        return self.clock.read(self.world.now_us)  # type: ignore[no-any-return]
 
     def found(self, group: int, configuration: Configuration) -> None:
         """This node is a founder of the group."""
@@ -347,21 +347,22 @@ class Process:
         if request.group not in self.logs:
             self._refuse(request, NOBODY)
             return
-        core, now = self.machine.groups[request.group], self.now()
-        if not request.payload:
-            refusal = core.read(now, request)
+        multi, group, payload, now = self.machine.multi, request.group, request.payload, self.now()
+        refusal: Any = None
+        if not payload:
+            refusal = multi.read(now, group, request)  # type: ignore[arg-type]
         elif self.log.full:
             refusal = Busy("disk")
         else:
-            result = core.propose(now, len(request.payload), request.payload)
-            refusal = None if isinstance(result, tuple) else result
+            (result,) = multi.propose(now, [(group, len(payload), payload)])  # type: ignore[list-item]
             if isinstance(result, tuple):
                 index, term = result
-                self.waiting[request.group][index] = (term, request)
+                self.waiting[group][index] = (term, request)
+            else:
+                refusal = result
         if refusal is not None:
             self._refuse(request, refusal)
-        if core.changed:
-            self.machine.core(request.group)
+        if self.machine.groups[group].changed:
             self.turn()
 
     def _refuse(self, request: Request, refusal: Any) -> None:

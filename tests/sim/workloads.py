@@ -54,18 +54,18 @@ class Workload:
     def _name(self, i: int, turn: int) -> str:
         return f"{self.kind}-{self.number}.{i}.{turn}"
 
-    def group_of(self, key: str) -> int:
+    def _group(self, i: int, turn: int) -> int:
         """Keys are spread over the groups."""
-        _, i, turn = key.split("-")[1].split(".")
-        return (int(i) + int(turn)) % self.cluster.spec.cluster.groups + 1
+        return (i + turn) % self.cluster.spec.cluster.groups + 1
 
-    def pick_key(self) -> str:
-        """A key, given up for a fresh one when its history has grown long: searching an order takes longer than it."""
+    def pick_key(self) -> tuple[str, int]:
+        """A key and its group; given up for a fresh one when its history has grown long, as the search takes longer."""
         i = self.cluster.world.between(0, len(self.keys) - 1)
         self.counts[i] += 1
-        if self.counts[i] % OPERATIONS_PER_KEY == 0:
-            self.keys[i] = self._name(i, self.counts[i] // OPERATIONS_PER_KEY)
-        return self.keys[i]
+        turn, begins = divmod(self.counts[i], OPERATIONS_PER_KEY)
+        if not begins:
+            self.keys[i] = self._name(i, turn)
+        return self.keys[i], self._group(i, turn)
 
     def pick_request(self, serial: int) -> tuple[Any, ...]:
         world = self.cluster.world
@@ -103,7 +103,7 @@ class Client:
         self.cluster, self.world = workload.cluster, workload.cluster.world
         self.tokens = self.world.chance(workload.shape.tokens)
         self.operation: Operation | None = None
-        self.key = ""
+        self.key, self.group = "", 0
         self.payload = b""
         self.sequence = self.serial = self.attempts = 0
         self.hint = 0
@@ -114,7 +114,7 @@ class Client:
         if workload.stopped:
             return
         self.serial += 1
-        self.key = workload.pick_key()
+        self.key, self.group = workload.pick_key()
         request = workload.pick_request(self.serial * 10_000 + self.number)
         self.operation = Operation(self.number, self.world.now_us, None, request)
         self.payload = b""
@@ -128,7 +128,7 @@ class Client:
 
     def _send(self) -> None:
         self.attempts += 1
-        group = self.workload.group_of(self.key)
+        group = self.group
         cluster, world = self.cluster, self.world
         node = self.hint or world.between(1, cluster.spec.cluster.nodes)
         process = cluster.process(node, cluster.worker_of(group))

@@ -236,6 +236,8 @@ class SnapshotReceiver:
                 self._discard(row)
 
     def next_deadline_us(self) -> int | None:
+        if not self._incoming:
+            return None
         rows = [row.touched_us for row in self._incoming.values() if not row.installing]
         return min(rows) + self._limits.idle_us if rows else None
 

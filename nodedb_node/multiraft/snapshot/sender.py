@@ -183,6 +183,8 @@ class SnapshotSender:
                 self._fill(now_us, transfer)
 
     def next_deadline_us(self) -> int | None:
+        if not self._active:
+            return self._throttled_until_us or None
         deadlines = [transfer.deadline_us for transfer in self._active.values()]
         if self._throttled_until_us:
             deadlines.append(self._throttled_until_us)
