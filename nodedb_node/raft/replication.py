@@ -25,13 +25,17 @@ from nodedb_node.raft.state import NEVER, NO_BATCH, Batch, State
 
 
 def send_appends(state: State) -> None:
-    """To every member what it lacks and its window allows; an empty append where only the commit is news."""
+    """To every member what it lacks and its window allows; an empty append where only the commit is news.
+
+    A new member hears of the group when the entry that adds it, by whose index its replica is named, is committed: were
+    it overwritten, the node would hold a replica of a higher id than a later leader may give.
+    """
     assert state.role is LEADER
     state.sends_due = False
     state.batch = NO_BATCH
-    last = state.log.last_index
+    last, watched = state.log.last_index, state.config_watch
     for peer in state.send_list:
-        if not peer.reachable:
+        if not peer.reachable or peer.replica == watched:
             continue
         if peer.flow is REPLICATE:
             _send_ahead(state, peer, last)

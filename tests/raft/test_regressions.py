@@ -501,6 +501,22 @@ def test_a_voter_cannot_come_in_directly() -> None:
     assert group[1].propose_config(group.now_us, promote) == NotCaughtUp(NodeNumber(4))
 
 
+def test_a_learner_hears_of_its_group_when_the_entry_that_adds_it_is_committed() -> None:
+    """Found by the simulator (membership, 1544940006): an entry that was overwritten had brought replica 1471 into
+    being, and the node took no replica 1470 after it. Ids that are committed only grow."""
+    group = Group(3)
+    group.elect(1)
+    group.cut |= {(1, 2), (1, 3)}
+    index, _ = group[1].propose_config(group.now_us, ConfigChange(add_learners=(NodeNumber(4),)))
+    group.add(4, index)
+    group.settle()
+    assert group[4].log.last_index == group[4].term == 0, "it may be overwritten"
+    group.cut.clear()
+    group.run(500 * MS)
+    assert group[1].commit >= index
+    assert group[4].log.last_index == group[1].log.last_index
+
+
 def with_a_learner() -> tuple[Group, ConfigChange]:
     """{1, 2, 3} led by 1, 4 a learner that has caught up; and the change that makes it a voter."""
     group = Group(3)
