@@ -229,6 +229,9 @@ class Raft(State):
         """The records of Ready `number` and of all before it are durable."""
         self.now_us = now_us
         assert number <= self.number, "a Ready that was never taken"
+        self.saved = number
+        if self.role is CANDIDATE and not self.halted:
+            election.decide(self, now_us)
         pending, durable = self.pending, self.durable
         while pending and pending[0][0] <= number:
             durable = pending.popleft()[1]

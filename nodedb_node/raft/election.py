@@ -82,7 +82,7 @@ def promised_until_us(state: State) -> Micros:
 def begin_pre_election(state: State, now_us: Micros) -> None:
     roles.become_pre_candidate(state, now_us)
     send_request_votes(state, pre=True, transfer=False)
-    _decide(state, now_us)
+    decide(state, now_us)
 
 
 def begin_election(state: State, now_us: Micros, transfer: bool) -> None:
@@ -92,7 +92,7 @@ def begin_election(state: State, now_us: Micros, transfer: bool) -> None:
         return
     roles.become_candidate(state, now_us)
     send_request_votes(state, pre=False, transfer=transfer)
-    _decide(state, now_us)
+    decide(state, now_us)
 
 
 def send_request_votes(state: State, pre: bool, transfer: bool) -> None:
@@ -209,10 +209,12 @@ def on_vote_response(state: State, now_us: Micros, message: VoteResponse) -> Non
         return
     state.votes[message.sender] = message.granted
     state.bound = max(state.bound, message.bound)
-    _decide(state, now_us)
+    decide(state, now_us)
 
 
-def _decide(state: State, now_us: Micros) -> None:
+def decide(state: State, now_us: Micros) -> None:
+    """What the votes amount to. The own one counts once it is durable, as with everybody; others come after it. In a
+    group without other members nobody hears of a term that a crash takes back."""
     current = membership.in_force(state)
     voters = [member.node for member in current.voters]
     result = counted_jointly(voters, [member.node for member in current.outgoing], state.votes)
@@ -220,7 +222,7 @@ def _decide(state: State, now_us: Micros) -> None:
         roles.become_follower(state, now_us, state.term, NOBODY)
     elif result == Votes.WON and state.role is PRE_CANDIDATE:
         begin_election(state, now_us, transfer=False)
-    elif result == Votes.WON:
+    elif result == Votes.WON and (state.vote_number <= state.saved or len(state.members) == 1):
         begin_leadership(state, now_us)
 
 

@@ -57,6 +57,7 @@ def become_candidate(state: State, now_us: Micros) -> None:
     state.term += 1
     state.vote, state.vote_replica = state.node, state.replica
     state.save_hard_state()
+    state.vote_number = state.number + 1
     _begin_campaign(state, now_us)
 
 

@@ -102,6 +102,7 @@ class State:
         "role",
         "send_list",
         "sends_due",
+        "saved",
         "snapshots",
         "term",
         "transfer_sent",
@@ -109,6 +110,7 @@ class State:
         "transfer_us",
         "unsaved",
         "vote",
+        "vote_number",
         "vote_replica",
         "voter_peers",
         "voter_self",
@@ -133,6 +135,8 @@ class State:
 
     def _begin_outputs(self) -> None:
         self.number = 0  # of the newest Ready taken
+        self.saved = 0  # of the newest Ready that is durable
+        self.vote_number = 0  # of the Ready with the vote for this replica's newest candidacy
         self.changed = False  # something may be there to take
         self.records: list[Record] = []
         self.after: list[Message] = []

@@ -517,6 +517,26 @@ def test_a_learner_hears_of_its_group_when_the_entry_that_adds_it_is_committed()
     assert group[4].log.last_index == group[1].log.last_index
 
 
+def test_a_sole_voter_leads_its_learners_only_with_its_term_on_the_disk() -> None:
+    """Found by the simulator (snapshots, 1630278412): its own vote elected it before it was durable, a learner took
+    entries of that term, the power went, and it led the same term again with other entries."""
+    group = Group(1)
+    group.elect(1)
+    index, _ = group[1].propose_config(group.now_us, ConfigChange(add_learners=(NodeNumber(2),)))
+    group.add(2, index)
+    group.run(500 * MS)
+    group.crash(1)
+    group.restart(1)
+    group.replicas[1].disk_stopped = True
+    group.run(5000 * MS)
+    assert group[1].role == Role.CANDIDATE and group[1].term > group[2].term == 1
+    group.replicas[1].disk_stopped = False
+    group.persist(1)
+    group.run(500 * MS)
+    assert group[1].role == Role.LEADER and group[2].term == group[1].term
+    assert group[2].log.last_index == group[1].log.last_index
+
+
 def with_a_learner() -> tuple[Group, ConfigChange]:
     """{1, 2, 3} led by 1, 4 a learner that has caught up; and the change that makes it a voter."""
     group = Group(3)
