@@ -112,9 +112,10 @@ class Transfers:
         self._cuts[group] = manifest
 
     def _start(self, now_us: Micros, raft: Raft, peer: NodeNumber, manifest: Manifest) -> None:
-        if raft.role is not Role.LEADER:
-            return
-        number = self._sender.start(now_us, peer, raft.term, manifest)
+        member = raft.peers.get(peer)
+        if member is None:
+            return  # no leader any more, or no member of its
+        number = self._sender.start(now_us, peer, raft.term, manifest, member.replica)
         if number is None:
             mark("multi-snapshot-crowd")
             self._failed(now_us, raft, peer)
@@ -174,6 +175,8 @@ class Transfers:
             self._sender.on_message(now_us, peer, message)
         elif message.term > raft.term:
             mark("multi-transfer-of-the-future")  # it is offered again, behind what it has overtaken
+        elif isinstance(message, Offer) and message.replica != raft.replica:
+            mark("multi-transfer-for-another-replica")
         elif isinstance(message, Offer) and not self._is_announced(peer, raft, message):
             mark("multi-transfer-not-announced")
         else:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from nodedb_node.ids import GroupId, NodeNumber
 from nodedb_node.multiraft import books
@@ -140,3 +141,18 @@ def test_an_offer_that_raft_has_not_accepted_is_not_taken(cluster: Stored) -> No
     assert turn is not None
     assert turn.bulk == {third.node: [Refusal(GROUP, offer.term, 5, Reason.STALE_TERM)]}
     assert index == offer.manifest.index
+
+
+def test_an_offer_to_another_replica_of_the_group_is_not_answered(cluster: Stored) -> None:
+    """Found by the simulator (snapshots, 2756107971): the replica that was there before had all of it and said so; the
+    sender was done, and the new one, which Raft offered it to next, waited for ever."""
+    leader, behind, index = leave_behind(cluster)
+    cluster.heal()
+    cluster.until(lambda: behind.committed[GROUP] >= index, us=60_000_000)
+    offer = next(message for message in cluster.moved if isinstance(message, Offer))
+    behind.multi.step_bulk(cluster.now_us, leader.node, [structs.replace(offer, transfer=999, replica=77)])
+    turn = behind.multi.take_turn(cluster.now_us)
+    assert turn is None or not turn.bulk
+    behind.multi.step_bulk(cluster.now_us, leader.node, [structs.replace(offer, transfer=999)])
+    turn = behind.multi.take_turn(cluster.now_us)
+    assert turn is not None and turn.bulk == {leader.node: [Done(GROUP, offer.term, 999)]}

@@ -56,10 +56,22 @@ Output = Send | Read | Finished
 class _Transfer:
     """One of them."""
 
-    __slots__ = ("again", "deadline_us", "flight", "manifest", "next", "number", "offers", "peer", "reached", "term")
+    __slots__ = (
+        "again",
+        "deadline_us",
+        "flight",
+        "manifest",
+        "next",
+        "number",
+        "offers",
+        "peer",
+        "reached",
+        "replica",
+        "term",
+    )
 
-    def __init__(self, number: int, peer: int, term: int, manifest: Manifest) -> None:
-        self.number, self.peer, self.term, self.manifest = number, peer, term, manifest
+    def __init__(self, number: int, peer: int, replica: int, term: int, manifest: Manifest) -> None:
+        self.number, self.peer, self.replica, self.term, self.manifest = number, peer, replica, term, manifest
         self.next: int | None = None  # chunk to read next; None: offered, not accepted
         self.reached = 0  # all chunks below are acknowledged
         self.flight: set[int] = set()  # being read, or sent and not acknowledged
@@ -84,13 +96,13 @@ class SnapshotSender:
 
     # ---- what the caller wants ----
 
-    def start(self, now_us: int, peer: int, term: int, manifest: Manifest) -> int | None:
+    def start(self, now_us: int, peer: int, term: int, manifest: Manifest, replica: int = 0) -> int | None:
         """Begin or queue a transfer: its number; None: too many wait. One per (group, peer): the caller knows."""
         assert self.find(peer, manifest.group) is None, "one transfer per group and peer"
         if len(self._waiting) >= self._limits.waiting_max:
             return None
         number = self._number
-        self._waiting.append(_Transfer(number, peer, term, manifest))
+        self._waiting.append(_Transfer(number, peer, replica, term, manifest))
         self._number += 1
         self._admit(now_us)
         return number
@@ -212,7 +224,8 @@ class SnapshotSender:
         transfer.again.clear()
         transfer.offers += 1
         transfer.deadline_us = now_us + self._limits.stall_us
-        self._send(transfer, Offer(transfer.manifest.group, transfer.term, transfer.number, transfer.manifest))
+        manifest = transfer.manifest
+        self._send(transfer, Offer(manifest.group, transfer.term, transfer.number, manifest, transfer.replica))
 
     def _on_accept(self, now_us: int, transfer: _Transfer, next_chunk: int) -> None:
         if transfer.next is not None or not 0 <= next_chunk <= transfer.manifest.chunks:
