@@ -292,9 +292,14 @@ class LaneQuic(QuicConnection):
         return 0 if stream is None else len(stream.sender._buffer)
 
     @property
+    def has_data(self) -> bool:
+        """Stream data waits to be sent."""
+        return any([not one.sender.buffer_is_empty for one in self._streams_queue])
+
+    @property
     def more_to_send(self) -> bool:
         """The turn's share was used up while there was more."""
-        return self._cc.turn_bytes <= 0 and any(not one.sender.buffer_is_empty for one in self._streams.values())
+        return self._cc.turn_bytes <= 0 and self.has_data
 
     @property
     def heard_s(self) -> float:
@@ -339,7 +344,7 @@ class LaneQuic(QuicConnection):
             self._loss.max_ack_delay = PEER_ACK_DELAY_S
             space = self._spaces[Epoch.ONE_RTT]
             if space.ack_at is not None:
-                rides = space.ack_at - now < ACK_DELAY_S - ACK_RIDES_AFTER_S and self._has_data()
+                rides = space.ack_at - now < ACK_DELAY_S - ACK_RIDES_AFTER_S and self.has_data
                 if rides or self._unacked >= ACK_EVERY:
                     space.ack_at = now
             if cc.hole_events >= HOLE_EVENTS and self._max_datagram_size > DATAGRAM_MIN:
@@ -354,9 +359,6 @@ class LaneQuic(QuicConnection):
         if self._probe_at is not None and not self.ended and (timer is None or self._probe_at < timer):
             return self._probe_at
         return timer
-
-    def _has_data(self) -> bool:
-        return any(not one.sender.buffer_is_empty for one in self._streams.values())
 
     # ---- the common case, without what it does not need ----
 

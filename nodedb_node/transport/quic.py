@@ -148,6 +148,7 @@ class Endpoint:
         self._touched_bulk: dict[Conn, None] = {}  # in turn
         self._waiting_bulk: deque[tuple[Conn, bytes, tuple[str, int]]] = deque()
         self._turning = False
+        self._serving = False  # what it leaves is seen at its end
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = float("inf")
         self._resets_at = 0.0
@@ -160,7 +161,7 @@ class Endpoint:
 
     def soon(self) -> None:
         """Something was given to the hub: a turn is needed."""
-        if not self._turning and not self._closed:
+        if not (self._turning or self._serving or self._closed):
             self._turning = True
             self._loop.call_soon(self._turn)
 
@@ -257,7 +258,7 @@ class Endpoint:
                 self._feed(conn, data, addr, now)
         for addr in self.udp.unreachable():
             self._unreachable(addr)
-        self._serve(bulk=not self._turning)
+        self._serve(bulk=not self._turning, all_now=False)
 
     def _feed(self, conn: Conn, data: bytes, addr: tuple[str, int], now: float) -> None:
         try:
@@ -280,23 +281,32 @@ class Endpoint:
         self._turning = False
         self._serve(bulk=True)
 
-    def _serve(self, bulk: bool) -> None:
-        """Events, then the hub's writing, then datagrams; large bodies' after all others', and only in turns."""
+    def _serve(self, bulk: bool, all_now: bool = True) -> None:
+        """Events, then the hub's writing, then datagrams; large bodies' after all others', and only in turns.
+
+        all_now=False: connections without data are left to the next turn. Who has just been answered asks the next
+        thing before it, and that and what is to be acknowledged are one transmission.
+        """
         if self._closed:
             return
+        self._serving = True
         now = time.monotonic()
-        for conn in list(self._touched):
-            self._events(conn, now)
-        self._hub_turn()
-        served = list(self._touched)
-        self._touched.clear()
-        for conn in served:
-            self._transmit(conn, now)
-        if bulk and (self._touched_bulk or self._waiting_bulk):
-            served += self._bulk_turn(now)
+        try:
+            for conn in list(self._touched):
+                self._events(conn, now)
+            self._hub_turn()
+            served = [conn for conn in self._touched if all_now or conn.quic.has_data]
+            self._touched.difference_update(served)
+            for conn in served:
+                self._transmit(conn, now)
+            if bulk and (self._touched_bulk or self._waiting_bulk):
+                served += self._bulk_turn(now)
+        finally:
+            self._serving = False
         if self.hub.dirty or self._touched or self._touched_bulk or self._waiting_bulk:
             self.soon()
-        self._arm(served, now)
+        if served or all_now:
+            self._arm(served, now)
 
     def _hub_turn(self) -> None:
         due = self.hub.next_deadline_us()
