@@ -164,7 +164,7 @@ class FrameReader:
                         if message is not None:
                             messages.append(message)
                 used += took
-                if count == 0 or most < SCAN_MAX:
+                if count == 0 or most < SCAN_MAX or used == len(source):
                     return used
         except FrameError:
             raise

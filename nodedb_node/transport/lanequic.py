@@ -28,6 +28,7 @@ from aioquic.quic.connection import (
     QuicConnectionState,
     QuicReceiveContext,
 )
+from aioquic.quic.events import StreamDataReceived
 from aioquic.quic.packet import (
     QuicFrameType,
     QuicPacketType,
@@ -64,6 +65,7 @@ WINDOW_BULK = 768 * KIB  # what lies in the peer's socket buffer delays its hear
 WINDOW_LAN_MIN = 128 * KIB
 TURN_DATAGRAMS = 14  # of one connection per turn, half a millisecond's work: all others get theirs in between
 
+ENDED = tuple(END_STATES)  # asked per packet: what an Enum's hash costs, a tuple does not
 TAG_BYTES = 16  # of every cipher there is
 STREAM_HEAD = struct.Struct(">BBQH")  # type, stream (below 64), offset in 8 bytes, length in 2
 STREAM_HEAD_FIRST = struct.Struct(">BBH")
@@ -236,7 +238,7 @@ class LaneQuic(QuicConnection):
     @property
     def ended(self) -> bool:
         """Closing, or closed: nothing is sent any more."""
-        return self._state in END_STATES
+        return self._state in ENDED
 
     @property
     def datagram_size(self) -> int:
@@ -320,6 +322,7 @@ class LaneQuic(QuicConnection):
 
     def _initialize(self, peer_cid: bytes) -> None:
         super()._initialize(peer_cid)
+        self._space, self._crypto = self._spaces[Epoch.ONE_RTT], self._cryptos[Epoch.ONE_RTT]
         if not self._is_client:
             self.tls._request_client_certificate = self._demand_certificate
 
@@ -342,7 +345,7 @@ class LaneQuic(QuicConnection):
         cc.near = self._pacer.near = self._loss._rtt_min < LAN_RTT_S or not self._loss._rtt_initialized
         if self._handshake_confirmed and not self.ended:
             self._loss.max_ack_delay = PEER_ACK_DELAY_S
-            space = self._spaces[Epoch.ONE_RTT]
+            space = self._space
             if space.ack_at is not None:
                 rides = space.ack_at - now < ACK_DELAY_S - ACK_RIDES_AFTER_S and self.has_data
                 if rides or self._unacked >= ACK_EVERY:
@@ -350,7 +353,7 @@ class LaneQuic(QuicConnection):
             if cc.hole_events >= HOLE_EVENTS and self._max_datagram_size > DATAGRAM_MIN:
                 self._hole(now)
         datagrams = self._send_short(now) if self._plain_sailing() else super().datagrams_to_send(now)
-        if datagrams and self._handshake_confirmed and self._spaces[Epoch.ONE_RTT].ack_at is None:
+        if datagrams and self._handshake_confirmed and self._space.ack_at is None:
             self._unacked = 0
         return datagrams
 
@@ -369,8 +372,8 @@ class LaneQuic(QuicConnection):
         end = 1 + len(cid)
         if not self._handshake_confirmed or data[0] & 0xC0 != 0x40 or data[1:end] != cid or len(data) < end + 20:
             return False
-        path, space = self._network_paths[0], self._spaces[Epoch.ONE_RTT]
-        crypto: Any = self._cryptos[Epoch.ONE_RTT].recv
+        path, space = self._network_paths[0], self._space
+        crypto: Any = self._crypto.recv
         if self._state is not QuicConnectionState.CONNECTED or self._close_pending or path.addr != addr:
             return False
         mask = crypto.hp._mask(data[end + 4 : end + 20])
@@ -394,12 +397,14 @@ class LaneQuic(QuicConnection):
         if number > self._spin_highest_pn:
             self._spin_bit = bool(first & 0x20) != self._is_client
             self._spin_highest_pn = number
-        context = QuicReceiveContext(Epoch.ONE_RTT, self.host_cid, path, None, now, None)
-        try:
-            is_ack_eliciting, _ = self._payload_received(context, payload)
-        except QuicConnectionError as error:
-            self.close(error_code=error.error_code, frame_type=error.frame_type, reason_phrase=error.reason_phrase)
-        if self._state in END_STATES or self._close_pending:
+        is_ack_eliciting = True
+        if not self._plain_frame(payload):
+            context = QuicReceiveContext(Epoch.ONE_RTT, self.host_cid, path, None, now, None)
+            try:
+                is_ack_eliciting, _ = self._payload_received(context, payload)
+            except QuicConnectionError as error:
+                self.close(error_code=error.error_code, frame_type=error.frame_type, reason_phrase=error.reason_phrase)
+        if self._state in ENDED or self._close_pending:
             return
         self._close_at = now + self._idle_timeout()
         self._ack_eliciting_sent_since_receipt = False
@@ -413,10 +418,34 @@ class LaneQuic(QuicConnection):
         if is_ack_eliciting and space.ack_at is None:
             space.ack_at = now + self._ack_delay
 
+    def _plain_frame(self, payload: bytes) -> bool:
+        """A packet that is one piece of a stream, the next one, as _short_streams writes it: what super() does for it.
+        False: it is something else, or breaks a limit; nothing was done."""
+        if payload[0] != 0x0E or len(payload) <= STREAM_HEAD.size:
+            return False
+        _, stream_id, offset, length = STREAM_HEAD.unpack_from(payload)
+        offset, length, stream = offset - OFFSET_MARK, length - 0x4000, self._streams.get(stream_id)
+        if stream is None or stream_id % 4 != self._peers_first:
+            return False
+        if length != len(payload) - STREAM_HEAD.size or length >= 0x4000:
+            return False
+        receiver, limit = stream.receiver, self._local_max_data
+        if offset != receiver._buffer_start or receiver._buffer or receiver.is_finished or receiver._final_size is not None:
+            return False
+        end = offset + length
+        new = max(0, end - receiver.highest_offset)
+        if end > stream.max_stream_data_local or limit.used + new > limit.value:
+            return False
+        limit.used += new
+        receiver.highest_offset += new
+        receiver._buffer_start = end
+        self._events.append(StreamDataReceived(payload[STREAM_HEAD.size :], False, stream_id))
+        return True
+
     def _plain_sailing(self) -> bool:
         """Nothing is to be sent but stream data and acknowledgements, without pacing, on one validated path."""
         data, paths = self._local_max_data, self._network_paths
-        return (
+        if not (
             self._handshake_confirmed
             and self._state is QuicConnectionState.CONNECTED
             and self._pacer.near
@@ -430,15 +459,21 @@ class LaneQuic(QuicConnection):
             and not self._retire_connection_ids
             and data.used * 2 <= data.value == data.sent
             and self._crypto_streams[Epoch.ONE_RTT].sender.buffer_is_empty
-            and not self._cryptos[Epoch.ONE_RTT]._update_key_requested
-            and all(_limit_stands(stream) for stream in self._streams.values())
-            and all(one.was_sent for one in self._host_cids)
-        )
+            and not self._crypto._update_key_requested
+        ):
+            return False
+        for stream in self._streams_queue:  # no MAX_STREAM_DATA is to be sent, no reset, no stop
+            limit, receiver, sender = stream.max_stream_data_local, stream.receiver, stream.sender
+            if limit and not receiver.highest_offset * 2 <= limit == stream.max_stream_data_local_sent:
+                return False
+            if sender.reset_pending or receiver.stop_pending or (receiver.is_finished and sender.is_finished):
+                return False
+        return all([one.was_sent for one in self._host_cids])
 
     def _send_short(self, now: float) -> list[tuple[bytes, Any]]:
         """Packets of stream data, the classes in their order; an acknowledgement that is due rides on the first."""
         self._pacing_at = None
-        space, path = self._spaces[Epoch.ONE_RTT], self._network_paths[0]
+        space, path = self._space, self._network_paths[0]
         streams = [stream for stream in self._streams_queue if not stream.sender.buffer_is_empty]
         streams.sort(key=_stream_id)
         datagrams: list[tuple[bytes, Any]] = []
@@ -491,6 +526,8 @@ class LaneQuic(QuicConnection):
             frame = sender.get_frame(room - size, limit)
             if frame is None:
                 continue
+            if len(sender._pending) == 0:
+                sender.buffer_is_empty = True  # no second look in the next packet
             length, offset = len(frame.data), frame.offset
             head = STREAM_HEAD.pack(0x0E, stream.stream_id, offset | OFFSET_MARK, length | 0x4000) if offset else (
                 STREAM_HEAD_FIRST.pack(0x0A, stream.stream_id, length | 0x4000)
@@ -507,7 +544,7 @@ class LaneQuic(QuicConnection):
     ) -> bytes:
         """Encrypt, and register as sent."""
         number = self._packet_number
-        crypto: Any = self._cryptos[Epoch.ONE_RTT].send
+        crypto: Any = self._crypto.send
         first = 0x41 | (self._spin_bit << 5) | (crypto.key_phase << 2)
         cid = self._peer_cid.cid
         header = b"".join((bytes((first,)), cid, (number & 0xFFFF).to_bytes(2, "big")))
@@ -617,14 +654,6 @@ RELIED_ON = (
     *("_on_ack_delivery", "_on_ping_delivery", "_pacing_at", "_payload_received", "_ping_pending", "_probe_pending"),
     *("_remote_max_data", "_remote_max_data_used", "_retire_connection_ids", "_spin_highest_pn", "_streams_queue"),
 )
-
-
-def _limit_stands(stream: Any) -> bool:
-    """No MAX_STREAM_DATA is to be sent, no reset, no stop."""
-    limit = stream.max_stream_data_local
-    return (
-        stream.receiver.highest_offset * 2 <= limit == stream.max_stream_data_local_sent or not limit
-    ) and not (stream.sender.reset_pending or stream.receiver.stop_pending or stream.is_finished)
 
 
 def _stream_id(stream: Any) -> int:
