@@ -296,7 +296,7 @@ class LaneQuic(QuicConnection):
     @property
     def has_data(self) -> bool:
         """Stream data waits to be sent."""
-        return any([not one.sender.buffer_is_empty for one in self._streams_queue])
+        return any(not one.sender.buffer_is_empty for one in self._streams_queue)
 
     @property
     def more_to_send(self) -> bool:
@@ -430,7 +430,9 @@ class LaneQuic(QuicConnection):
         if length != len(payload) - STREAM_HEAD.size or length >= 0x4000:
             return False
         receiver, limit = stream.receiver, self._local_max_data
-        if offset != receiver._buffer_start or receiver._buffer or receiver.is_finished or receiver._final_size is not None:
+        if offset != receiver._buffer_start or receiver._buffer:
+            return False
+        if receiver.is_finished or receiver._final_size is not None:
             return False
         end = offset + length
         new = max(0, end - receiver.highest_offset)
@@ -468,7 +470,7 @@ class LaneQuic(QuicConnection):
                 return False
             if sender.reset_pending or receiver.stop_pending or (receiver.is_finished and sender.is_finished):
                 return False
-        return all([one.was_sent for one in self._host_cids])
+        return all(one.was_sent for one in self._host_cids)
 
     def _send_short(self, now: float) -> list[tuple[bytes, Any]]:
         """Packets of stream data, the classes in their order; an acknowledgement that is due rides on the first."""

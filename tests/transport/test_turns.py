@@ -101,3 +101,36 @@ def test_what_waits_is_bounded(stage: QuicStage, monkeypatch: pytest.MonkeyPatch
     stage.run(lambda: done == [Answer(b"")], 30)
     assert len(sink.data) == 8 * MIB
     assert bob.endpoint.figures.bulk_dropped > 0
+
+
+def test_the_next_question_goes_in_the_transmission_that_follows_its_answer(stage: QuicStage) -> None:
+    alice, bob = stage.start(ALICE), stage.start(BOB)
+    alice.transport.meet(BOB, CONTROL, bob.address)
+    stage.run(lambda: up(alice, BOB) and up(bob, ALICE))
+    (conn,) = alice.endpoint.connections()
+    stage.run(lambda: conn.quic.datagram_size == DATAGRAM_MAX)
+    bob.handlers.on_request = lambda arrival: bob.transport.reply(arrival, Answer(arrival.body))
+    passes: list[int] = []
+    transmit = conn.quic.datagrams_to_send
+
+    def counted(now: float) -> list[tuple[bytes, Any]]:
+        made = transmit(now)
+        passes.append(len(made))
+        return made
+
+    conn.quic.datagrams_to_send = counted  # type: ignore[method-assign]
+    ends: list[Any] = []
+
+    def ask() -> None:
+        taken = alice.transport.call(BOB, CONTROL, Kind.QUERY, Message(40, b"x"), 5000, answered)
+        assert isinstance(taken, Accepted)
+
+    def answered(end: Any) -> None:
+        ends.append(end)
+        if len(ends) < 100:
+            stage.loop.call_soon(ask)  # as who waits for the answer in a task
+
+    ask()
+    stage.run(lambda: len(ends) == 100)
+    assert all(isinstance(end, Answer) for end in ends)
+    assert passes.count(0) < 50, "an empty transmission between an answer and the next question"
