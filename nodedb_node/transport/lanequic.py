@@ -421,7 +421,7 @@ class LaneQuic(QuicConnection):
     def _plain_frame(self, payload: bytes) -> bool:
         """A packet that is one piece of a stream, the next one, as _short_streams writes it: what super() does for it.
         False: it is something else, or breaks a limit; nothing was done."""
-        if payload[0] != 0x0E or len(payload) <= STREAM_HEAD.size:
+        if len(payload) <= STREAM_HEAD.size or payload[0] != 0x0E:
             return False
         _, stream_id, offset, length = STREAM_HEAD.unpack_from(payload)
         offset, length, stream = offset - OFFSET_MARK, length - 0x4000, self._streams.get(stream_id)
