@@ -40,7 +40,7 @@ def put_back(quic: LaneQuic, stream: Any, before: Any) -> None:
 
 
 def piece(rng: random.Random, stream: Any, quic: LaneQuic) -> bytes:
-    """Mostly the next piece; at times an older, a later, an empty one, one that says another length, or above a limit."""
+    """Mostly the next piece; at times an older, later or empty one, one of another length, or above a limit."""
     offset = stream.receiver._buffer_start
     if rng.random() < 0.3:
         offset = max(1, offset + rng.choice((-40, -1, 1, 40, 1 << 20)))
