@@ -12,6 +12,7 @@ divergence is seen:
 Each cell is term and content, `|` the commit index, `~` an entry that is not durable yet.
 """
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -323,3 +324,17 @@ def rewritten(script: str, machine: Commands) -> str:
 
 def scripts(directory: Path) -> list[Path]:
     return sorted((directory / "testdata").glob("*.txt"))
+
+
+def check(path: Path, machine: Commands) -> None:
+    """Run a script: what it prints is what stands in it."""
+    for _, commands, expected in blocks(path.read_text()):
+        if commands:
+            assert machine.run(commands) == expected, f"{path.name}: {commands}"
+
+
+def main(directory: Path, machine: Callable[[], Commands], usage: str | None) -> None:
+    """--rewrite: put the outputs of now into the directory's scripts."""
+    assert sys.argv[1:] == ["--rewrite"], usage
+    for path in scripts(directory):
+        path.write_text(rewritten(path.read_text(), machine()))

@@ -188,6 +188,23 @@ def test_3_6_2_a_new_leader_appends_an_entry_of_its_own() -> None:
     assert group[2].log.last_term == group[2].term and group[2].commit == group[2].log.last_index
 
 
+def test_3_7_a_request_that_comes_twice_changes_nothing_and_is_answered_alike() -> None:
+    group = Group(3)
+    group.elect(1)
+    group[1].propose(group.now_us, 1, b"x")
+    group.flush()
+    twice = [message for message in group.network if isinstance(message, AppendEntries) and message.receiver == 2]
+    assert len(twice) == 1
+    group.settle()
+    before = (group[2].log.last_index, group[2].term, group[2].commit)
+    group.deliver(twice[0])
+    group.flush()
+    (answer,) = [message for message in group.network if message.sender == 2]
+    assert isinstance(answer, AppendResponse) and (answer.ok, answer.index) == (True, twice[0].last_index)
+    group.settle()
+    assert (group[2].log.last_index, group[2].term, group[2].commit) == before
+
+
 def test_3_8_a_restart_keeps_term_vote_and_log() -> None:
     group = fresh()
     group.elect(1)
@@ -515,3 +532,16 @@ def test_9_6_a_pre_candidate_does_not_raise_its_term() -> None:
         group.advance(1000 * MS)
         group.network.clear()
     assert group[1].term == 0
+
+
+def test_10_2_1_a_leader_commits_by_the_disks_of_others_and_delivers_with_its_own() -> None:
+    group = Group(3)
+    group.elect(1)
+    group.replicas[1].disk_stopped = True
+    index, _ = group[1].propose(group.now_us, 1, b"x")
+    group.settle()
+    assert group[1].commit == index > group[1].durable == group[1].delivered
+    group.replicas[1].disk_stopped = False
+    group.persist(1)
+    group.settle()
+    assert group[1].delivered == index
