@@ -98,9 +98,9 @@ class Injector:
         return True
 
     def do_forge(self, for_us: int) -> bool:
-        """A peer says what nobody should believe."""
+        """A peer says what nobody should believe: now, as what is false of this term may be true of a later one."""
         process, peer = self._process(), self._process()
-        groups = list(process.machine.groups) if process.alive else []
+        groups = list(process.machine.groups) if process.alive and not process.paused else []
         if not groups or peer is process or not peer.alive or peer.worker != process.worker:
             return False
         core = process.machine.groups[self.world.rng.choice(groups)]
