@@ -305,7 +305,7 @@ class Endpoint:
             self._serving = False
         if self.hub.dirty or self._touched or self._touched_bulk or self._waiting_bulk:
             self.soon()
-        if served or all_now:
+        if served or not self._turning:  # else the turn arms it
             self._arm(served, now)
 
     def _hub_turn(self) -> None:
