@@ -309,10 +309,13 @@ class MultiRaft:
 
     def disk_age(self, now_us: Micros, oldest_unfinished_us: Micros) -> None:
         """How old the oldest unfinished write is; a stalled disk loses leadership by itself, as heartbeats stop and
-        nothing new is appended, which would be a sign of life too."""
+        nothing new is appended, which would be a sign of life too. Lanes count as unanswered from then on, though
+        nothing is asked: CheckQuorum goes on where a partition keeps the next term away."""
         stalled = oldest_unfinished_us > self.config.group.election_min_us // 2
         if stalled and not self._stalled:
             mark("multi-disk-stalled")
+            for out in self._out.values():
+                out.waits_us = out.waits_us or now_us
         if stalled:
             self._silenced_until_us = now_us + SILENCED_US
         self._stalled = stalled
@@ -554,6 +557,8 @@ class MultiRaft:
         lane = self._outbound(peer)
         known = lane.peer_generation
         doubts = lane.ack(ack)
+        if self._stalled:
+            lane.waits_us = lane.waits_us or now_us  # the newest heartbeat, and none will follow
         self.bound_heard = max(self.bound_heard, ack.bound)
         if known not in (0, lane.peer_generation):
             self._peer_restarted(now_us, peer)

@@ -115,7 +115,7 @@ class Transfers:
         member = raft.peers.get(peer)
         if member is None:
             return  # no leader any more, or no member of its
-        number = self._sender.start(now_us, peer, raft.term, manifest, member.replica)
+        number = self._sender.start(now_us, peer, member.replica, raft.term, manifest)
         if number is None:
             mark("multi-snapshot-crowd")
             self._failed(now_us, raft, peer)

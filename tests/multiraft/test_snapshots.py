@@ -132,10 +132,10 @@ def test_an_offer_that_raft_has_not_accepted_is_not_taken(cluster: Stored) -> No
     third = next(p for p in cluster.processes.values() if p not in (leader, behind))
     cluster.bulk.clear()
     behind.multi.step_bulk(cluster.now_us, third.node, [offer])
-    behind.multi.step_bulk(cluster.now_us, leader.node, [Offer(GROUP, offer.term, 999, offer.manifest)])
+    behind.multi.step_bulk(cluster.now_us, leader.node, [Offer(GROUP, offer.term, 999, offer.manifest, offer.replica)])
     turn = behind.multi.take_turn(cluster.now_us)
     assert turn is None or not turn.work
-    stale = Offer(GROUP, offer.term - 1, 5, offer.manifest)
+    stale = Offer(GROUP, offer.term - 1, 5, offer.manifest, offer.replica)
     behind.multi.step_bulk(cluster.now_us, third.node, [stale])
     turn = behind.multi.take_turn(cluster.now_us)
     assert turn is not None

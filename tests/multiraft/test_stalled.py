@@ -7,7 +7,7 @@ import pytest
 
 from nodedb_node.ids import GroupId, NodeNumber
 from nodedb_node.multiraft.core import MultiConfig, MultiRaft
-from nodedb_node.multiraft.messages import LaneHeartbeat
+from nodedb_node.multiraft.messages import LaneAck, LaneHeartbeat
 from nodedb_node.raft.configuration import founding
 from nodedb_node.raft.messages import GroupConfig, ReplicaId, Restored, Role, VoteResponse
 from tests.multiraft.cluster import Cluster, Process
@@ -49,6 +49,39 @@ def test_a_stalled_disk_stops_heartbeats_and_asks_for_no_tick_at_once() -> None:
     turn = multi.take_turn(now_us)
     assert turn is not None
     assert [type(m) for m in turn.free[OTHER]] == [LaneHeartbeat]
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["all answered", "the last answer comes in the stall"])
+def test_a_stalled_leader_that_nobody_answers_steps_down(late: bool) -> None:
+    """It sends no heartbeats that could go unanswered, and a partition keeps the new term from it: CheckQuorum."""
+    multi, now_us = leading()
+    answer = None
+    for _ in range(30):
+        if answer is not None:
+            multi.step(now_us, OTHER, [answer])
+        now_us += multi.config.group.heartbeat_us
+        multi.tick(now_us)
+        turn = multi.take_turn(now_us)
+        assert turn is not None
+        (beat,) = (message for message in turn.free[OTHER] if isinstance(message, LaneHeartbeat))
+        answer = LaneAck(OTHER, 1, 1, beat.number, beat.epoch, False, 0)
+    began_us = now_us
+    for stalled in (late, not late):
+        if stalled:
+            now_us += 600_000
+            multi.disk_age(now_us, 600_000)
+        else:
+            multi.step(now_us, OTHER, [answer])
+    while now_us < began_us + 2 * multi.config.group.election_max_us:
+        multi.tick(now_us)
+        while (turn := multi.take_turn(now_us)) is not None:
+            pass
+        if multi.raft(GROUP).role != Role.LEADER:
+            return
+        due_us = multi.next_deadline_us()
+        assert due_us is not None, "nothing would end this leadership"
+        now_us = max(now_us, due_us)
+    raise AssertionError("leads on")
 
 
 def a_led_group(voters: int) -> tuple[Cluster, int]:

@@ -89,13 +89,14 @@ class Cluster:
         self.world.after(WATCH_US, self._watch)
 
     def _watch(self) -> None:
-        """CheckQuorum: whoever leads was answered by a quorum not long ago, of the voters it has since then."""
+        """CheckQuorum: whoever leads was answered by a quorum not long ago, of the voters it has since then. A process
+        that was paused finds out at its own pace: what it slept through is not held against it."""
         for process in self.processes.values():
             if process.alive and not process.paused:
                 now_us = process.now()
                 for group, core in process.machine.groups.items():
                     if core.role is Role.LEADER:
-                        contact_us = max(reads.quorum_contact(core, now_us), core.voters_since_us)
+                        contact_us = max(reads.quorum_contact(core, now_us), core.voters_since_us, process.resumed_us)
                         self.checkers.in_contact(group, process.node, core.term, now_us - contact_us, core.config)
         self.world.after(WATCH_US, self._watch)
 

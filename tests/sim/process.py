@@ -85,6 +85,7 @@ class Process:
         self.stores: dict[int, Store] = {}
         self.was_damaged = self.forgets = False
         self.slow_until = 0
+        self.resumed_us = 0  # by its clock
         self.backlog: list[tuple[Any, tuple[Any, ...]]] = []
 
     # ---- life ----
@@ -102,7 +103,7 @@ class Process:
         assert not self.alive
         self.generation += 1
         self.life += 1
-        self.alive, self.paused, self.hung = True, False, False
+        self.alive, self.paused, self.hung, self.resumed_us = True, False, False, 0
         self.world.trace(STARTED, self.node, self.worker, self.generation)
         self.backlog = []
         self.machine: Machine = self.cluster.machine(self.node, self.generation)
@@ -254,7 +255,7 @@ class Process:
     def resume(self) -> None:
         if not self.paused:
             return
-        self.paused = False
+        self.paused, self.resumed_us = False, self.now()
         backlog, self.backlog = self.backlog, []
         for function, arguments in backlog:
             function(*arguments)

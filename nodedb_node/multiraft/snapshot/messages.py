@@ -58,7 +58,7 @@ class Offer(Struct, frozen=True, gc=False, array_like=True, tag=1):
     term: int
     transfer: int
     manifest: Manifest
-    replica: int = 0  # the member it is for: another one of that node has other needs
+    replica: int  # the member it is for: another one of that node has other needs
 
 
 class Accept(Struct, frozen=True, gc=False, array_like=True, tag=2):

@@ -96,7 +96,7 @@ class SnapshotSender:
 
     # ---- what the caller wants ----
 
-    def start(self, now_us: int, peer: int, term: int, manifest: Manifest, replica: int = 0) -> int | None:
+    def start(self, now_us: int, peer: int, replica: int, term: int, manifest: Manifest) -> int | None:
         """Begin or queue a transfer: its number; None: too many wait. One per (group, peer): the caller knows."""
         assert self.find(peer, manifest.group) is None, "one transfer per group and peer"
         if len(self._waiting) >= self._limits.waiting_max:

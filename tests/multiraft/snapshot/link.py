@@ -42,7 +42,7 @@ class Link:
         return self.rng.random() < self.chances.get(name, 0.0)
 
     def start(self) -> None:
-        assert self.sender.start(self.now_us, 2, self.term, self.manifest)
+        assert self.sender.start(self.now_us, 2, 0, self.term, self.manifest)
 
     def run(self, steps: int = 5000) -> None:
         """Until the transfer has ended or the steps are used up."""

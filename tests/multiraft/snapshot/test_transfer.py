@@ -91,7 +91,7 @@ def test_a_receiver_restart_resumes_from_what_its_disk_holds() -> None:
 
 def accepted(limits=LIMITS) -> tuple[receiver.SnapshotReceiver, Manifest]:  # type: ignore[no-untyped-def]
     machine, manifest = receiver.SnapshotReceiver(limits), manifest_of(DATA)
-    machine.on_message(0, 1, Offer(1, 5, 77, manifest), 5, 0)
+    machine.on_message(0, 1, Offer(1, 5, 77, manifest, 0), 5, 0)
     begin, send = machine.take_outputs()
     assert begin == receiver.Begin(manifest) and send == receiver.Send(1, Accept(1, 5, 77, 0))
     return machine, manifest
@@ -104,10 +104,10 @@ def chunk(number: int, term: int = 5, transfer: int = 77) -> Chunk:
 def test_a_deposed_leaders_messages_change_nothing() -> None:
     machine, manifest = accepted()
     machine.on_message(1, 1, chunk(0), 6, 0)
-    machine.on_message(1, 1, Offer(1, 5, 78, manifest_of(b"other")), 6, 0)
+    machine.on_message(1, 1, Offer(1, 5, 78, manifest_of(b"other"), 0), 6, 0)
     refusals = [output.message for output in machine.take_outputs() if isinstance(output, receiver.Send)]
     assert refusals == [Refusal(1, 6, 77, Reason.STALE_TERM), Refusal(1, 6, 78, Reason.STALE_TERM)]
-    machine.on_message(2, 3, Offer(1, 6, 9, manifest), 6, 0)
+    machine.on_message(2, 3, Offer(1, 6, 9, manifest, 0), 6, 0)
     assert machine.take_outputs() == [receiver.Send(3, Accept(1, 6, 9, 0))], "the new leader goes on with the same"
 
 
@@ -136,7 +136,7 @@ def test_a_damaged_chunk_is_asked_again_and_many_end_the_transfer() -> None:
 
 def fail_install(machine: receiver.SnapshotReceiver, now_us: int, peer: int, transfer: int) -> None:
     manifest = manifest_of(b"")
-    machine.on_message(now_us, peer, Offer(1, 5, transfer, manifest), 5, 0)
+    machine.on_message(now_us, peer, Offer(1, 5, transfer, manifest, 0), 5, 0)
     machine.on_message(now_us, peer, chunk_of(1, 5, transfer, 0, b""), 5, 0)
     machine.written(now_us, manifest, 0)
     assert machine.take_outputs()[-2] == receiver.Install(manifest)
@@ -148,16 +148,16 @@ def test_two_failures_quarantine_this_peer_and_transfer_only_and_not_for_ever() 
     machine, manifest = receiver.SnapshotReceiver(LIMITS), manifest_of(b"")
     fail_install(machine, 0, 1, 10)
     fail_install(machine, 1000, 1, 11)
-    machine.on_message(2000, 1, Offer(1, 5, 12, manifest), 5, 0)
+    machine.on_message(2000, 1, Offer(1, 5, 12, manifest, 0), 5, 0)
     (send,) = machine.take_outputs()
     assert send == receiver.Send(1, Refusal(1, 5, 12, Reason.QUARANTINED, LIMITS.quarantine_us - 1000))
-    machine.on_message(2000, 1, Offer(1, 5, 13, manifest_of(DATA)), 5, 0)
+    machine.on_message(2000, 1, Offer(1, 5, 13, manifest_of(DATA), 0), 5, 0)
     assert receiver.Begin(manifest_of(DATA)) in machine.take_outputs(), "another snapshot of the same peer"
     machine.drop_group(1)
-    machine.on_message(2000, 3, Offer(1, 5, 14, manifest), 5, 0)
+    machine.on_message(2000, 3, Offer(1, 5, 14, manifest, 0), 5, 0)
     assert receiver.Begin(manifest) in machine.take_outputs(), "the same of another peer"
     machine.drop_group(1)
-    machine.on_message(1000 + LIMITS.quarantine_us, 1, Offer(1, 5, 15, manifest), 5, 0)
+    machine.on_message(1000 + LIMITS.quarantine_us, 1, Offer(1, 5, 15, manifest, 0), 5, 0)
     assert receiver.Begin(manifest) in machine.take_outputs()
 
 
@@ -176,13 +176,13 @@ BAD_MANIFESTS = {
 def test_bad_offers_are_refused(name: str) -> None:
     manifest, reason = BAD_MANIFESTS[name]
     machine = receiver.SnapshotReceiver(LIMITS)
-    machine.on_message(0, 1, Offer(1, 5, 7, manifest), 5, 50)
+    machine.on_message(0, 1, Offer(1, 5, 7, manifest, 0), 5, 50)
     assert machine.take_outputs() == [receiver.Send(1, Refusal(1, 5, 7, reason))]
 
 
 def test_an_offer_that_the_state_covers_is_done() -> None:
     machine = receiver.SnapshotReceiver(LIMITS)
-    machine.on_message(0, 1, Offer(1, 5, 7, manifest_of(DATA, index=50)), 5, 50)
+    machine.on_message(0, 1, Offer(1, 5, 7, manifest_of(DATA, index=50), 0), 5, 50)
     assert machine.take_outputs() == [receiver.Send(1, Done(1, 5, 7))]
 
 
@@ -203,12 +203,12 @@ def test_a_chunk_far_ahead_is_not_kept() -> None:
 def test_places_are_limited_on_both_sides() -> None:
     machine = receiver.SnapshotReceiver(LIMITS._replace(incoming_max=1))
     for group in (1, 2):
-        machine.on_message(0, 1, Offer(group, 5, group, manifest_of(DATA, group)), 5, 0)
+        machine.on_message(0, 1, Offer(group, 5, group, manifest_of(DATA, group), 0), 5, 0)
     assert machine.take_outputs()[-1] == receiver.Send(1, Refusal(2, 5, 2, Reason.BUSY, LIMITS.retry_us))
     sending = sender.SnapshotSender(LIMITS._replace(outgoing_max=1, waiting_max=1), 1, 0)
-    assert sending.start(0, 2, 5, manifest_of(DATA, 1))
-    assert sending.start(0, 2, 5, manifest_of(DATA, 2))
-    assert not sending.start(0, 2, 5, manifest_of(DATA, 3))
+    assert sending.start(0, 2, 0, 5, manifest_of(DATA, 1))
+    assert sending.start(0, 2, 0, 5, manifest_of(DATA, 2))
+    assert not sending.start(0, 2, 0, 5, manifest_of(DATA, 3))
     offers = [output.message for output in sending.take_outputs() if isinstance(output, sender.Send)]
     assert [offer.group for offer in offers] == [1]
     sending.stop(1, 1)
@@ -220,9 +220,9 @@ def test_places_are_limited_on_both_sides() -> None:
 def test_a_newer_snapshot_replaces_an_older_one_and_not_the_reverse() -> None:
     machine, manifest = accepted()
     newer = manifest_of(b"newer", index=200)
-    machine.on_message(1, 1, Offer(1, 5, 78, newer), 5, 0)
+    machine.on_message(1, 1, Offer(1, 5, 78, newer, 0), 5, 0)
     assert machine.take_outputs()[:2] == [receiver.Discard(manifest), receiver.Begin(newer)]
-    machine.on_message(2, 1, Offer(1, 5, 79, manifest), 5, 0)
+    machine.on_message(2, 1, Offer(1, 5, 79, manifest, 0), 5, 0)
     assert machine.take_outputs() == [receiver.Send(1, Refusal(1, 5, 79, Reason.NOT_NEWER))]
 
 
@@ -234,7 +234,7 @@ def test_an_install_under_way_is_not_disturbed_and_its_sender_waits() -> None:
         link.step()
     link.drain()
     assert not link.finished
-    link.receiver.on_message(link.now_us, 1, Offer(1, 5, 9, manifest_of(b"y", index=300)), 5, 0)
+    link.receiver.on_message(link.now_us, 1, Offer(1, 5, 9, manifest_of(b"y", index=300), 0), 5, 0)
     sends = [output.message for output in link.receiver.take_outputs() if isinstance(output, receiver.Send)]
     assert sends[0] == Refusal(1, 5, 9, Reason.BUSY, LIMITS.retry_us)
     link.receiver.installed(link.manifest)
@@ -268,7 +268,7 @@ def test_a_silent_peer_ends_the_transfer() -> None:
 
 def test_a_higher_term_of_the_receiver_reaches_the_caller() -> None:
     sending = sender.SnapshotSender(LIMITS, 1, 0)
-    sending.start(0, 2, 5, manifest_of(DATA))
+    sending.start(0, 2, 0, 5, manifest_of(DATA))
     sending.take_outputs()
     sending.on_message(1, 2, Refusal(1, 9, 1, Reason.STALE_TERM))
     assert sending.take_outputs() == [sender.Finished(1, 2, manifest_of(DATA), Reason.STALE_TERM, 9, 0)]
@@ -276,7 +276,7 @@ def test_a_higher_term_of_the_receiver_reaches_the_caller() -> None:
 
 def test_strangers_cannot_steer_a_sender() -> None:
     sending = sender.SnapshotSender(LIMITS, 1, 0)
-    sending.start(0, 2, 5, manifest_of(DATA))
+    sending.start(0, 2, 0, 5, manifest_of(DATA))
     sending.take_outputs()
     for peer, message in (
         (3, Done(1, 5, 1)),
