@@ -31,7 +31,12 @@ from nodedb_node.raft.messages import (
 )
 
 MS = 1000
+FOUNDER = ReplicaId(0)
 START_US = 10_000_000
+
+
+def header(sender: int, receiver: int, term: int) -> tuple[GroupId, NodeNumber, ReplicaId, NodeNumber, ReplicaId, int]:
+    return (GroupId(1), NodeNumber(sender), FOUNDER, NodeNumber(receiver), FOUNDER, term)
 
 
 class LaneTable:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from nodedb_node.ids import GroupId, NodeNumber
+from nodedb_node.ids import NodeNumber
 from nodedb_node.raft import configuration as configurations
 from nodedb_node.raft.messages import (
     AppendEntries,
@@ -14,19 +14,16 @@ from nodedb_node.raft.messages import (
     HardState,
     NotCaughtUp,
     NotLeader,
-    ReplicaId,
     RequestVote,
     Role,
     VoteResponse,
 )
-from tests.raft.group import MS, Group
-
-FOUNDER = ReplicaId(0)
+from tests.raft.group import FOUNDER, MS, Group, header
 
 
 def vote_request(sender: int, receiver: int, term: int, last: tuple[int, int], **flags: Any) -> RequestVote:
-    header = (GroupId(1), NodeNumber(sender), FOUNDER, NodeNumber(receiver), FOUNDER, term, 9)
-    return RequestVote(*header, *last, flags.get("pre", False), flags.get("transfer", False))
+    row = (*header(sender, receiver, term), 9)
+    return RequestVote(*row, *last, flags.get("pre", False), flags.get("transfer", False))
 
 
 def answer(group: Group, node: int, message: Any) -> Any:
@@ -42,8 +39,8 @@ def appended(
     sender: int, receiver: int, term: int, prev: tuple[int, int], terms: list[int], commit: int = 0, **more: Any
 ):
     entries = tuple(Entry(each, 1, 1, f"{prev[0] + 1 + i}@{each}") for i, each in enumerate(terms))
-    header = (GroupId(1), NodeNumber(sender), FOUNDER, NodeNumber(receiver), FOUNDER, term, more.pop("request", 1))
-    return AppendEntries(*header, *prev, prev[0] + len(terms), commit, 0, (), entries, **more)
+    row = (*header(sender, receiver, term), more.pop("request", 1))
+    return AppendEntries(*row, *prev, prev[0] + len(terms), commit, 0, (), entries, **more)
 
 
 def fresh(nodes: int = 3) -> Group:
@@ -173,8 +170,8 @@ def test_3_6_2_entries_of_old_terms_are_not_committed_by_counting() -> None:
     group.take(1)
     group.persist(1)
     for peer in (2, 3):
-        header = (GroupId(1), NodeNumber(peer), FOUNDER, NodeNumber(1), FOUNDER, 2, group[1].peers[peer].request)
-        group[1].step(group.now_us, AppendResponse(*header, True, 2))
+        row = (*header(peer, 1, 2), group[1].peers[peer].request)
+        group[1].step(group.now_us, AppendResponse(*row, True, 2))
     group.take(1)
     assert group[1].commit == 0, "a majority has it, but it is of term 1"
     group.network.clear()
@@ -371,8 +368,8 @@ def offer_of(group: Group, leader: int, member: int, index: int) -> None:
 
     raft = group[leader]
     entry, configuration = raft.configuration_at(index)
-    header = (GroupId(1), NodeNumber(leader), FOUNDER, NodeNumber(member), FOUNDER, raft.term, 1)
-    offer = InstallSnapshot(*header, index, raft.log.term(index), entry, configurations.encode(configuration))
+    row = (*header(leader, member, raft.term), 1)
+    offer = InstallSnapshot(*row, index, raft.log.term(index), entry, configurations.encode(configuration))
     group.deliver(offer)
     group[member].snapshot_installed(group.now_us, offer)
     group.check(member)

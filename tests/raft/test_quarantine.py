@@ -1,0 +1,167 @@
+"""A replica that may have lost what it promised: it gives no vote, and what it acknowledges counts for nothing."""
+
+from nodedb_node.ids import NodeNumber
+from nodedb_node.raft.messages import QuarantineMark, RequestVote, Role
+from tests.raft.group import MS, Group
+from tests.raft.test_thesis import answer, appended, vote_request
+
+
+def test_a_replica_that_lost_what_it_acknowledged_gives_no_vote() -> None:
+    """{1, 2, 3}: entry 2 is committed by 1 and 3; 3 loses it; with its vote 2 could lead without the entry."""
+    group = Group(3)
+    group.elect(1)
+    group.cut |= {(1, 2)}
+    group.propose(1, "a")
+    group.settle()
+    group.crash(3)
+    del group.replicas[3].disk.entries[1:]
+    group.restart(3, quarantined=True)
+    group.crash(1)
+    group.cut.clear()
+    group.now_us += 5000 * MS
+    group[2].campaign(group.now_us)
+    group.settle()
+    assert group[2].role != Role.LEADER
+    for _ in range(10):
+        group.run(1000 * MS)
+    assert group[2].role != Role.LEADER and group[3].role == Role.FOLLOWER and group[3].quarantine
+    group.restart(1)
+    group.run(8000 * MS)
+    assert group.leader.node == 1 and not group[3].quarantine and group.data(3) == ["a"]
+
+
+def test_the_acknowledgements_of_a_quarantined_replica_count_for_nothing() -> None:
+    group = Group(3)
+    group.elect(1)
+    group.cut |= {(2, 1)}
+    group.crash(3)
+    group.restart(3, quarantined=True)
+    group.now_us += 950 * MS
+    group.propose(1, "a")
+    group.run(600 * MS)
+    assert group[3].log.last_index == 2 and group[1].commit == 1
+    assert not group[1].lease_valid(group.now_us) and group[3].quarantine, "the leader is not confirmed either"
+
+
+def test_a_leader_from_before_the_restart_cannot_end_the_quarantine() -> None:
+    group = Group(3)
+    group.elect(1)
+    group.propose(1, "a")
+    group.settle()
+    group.crash(3)
+    group.restart(3, quarantined=True)
+    number = group[3].quarantine
+    for release_of in (0, number + 1):
+        group.deliver(appended(1, 3, 1, (2, 1), [], release_of=release_of, release_index=1))
+        assert group[3].quarantine == number
+    group.deliver(appended(1, 3, 1, (2, 1), [], release_of=number, release_index=3))
+    assert group[3].quarantine == number, "not whole yet"
+    group.deliver(appended(1, 3, 1, (2, 1), [], release_of=number, release_index=2))
+    ready = group[3].take_ready()
+    assert not group[3].quarantine and ready is not None and QuarantineMark(False) in ready.records
+
+
+def forget_hard_state(group: Group, node: int) -> None:
+    """The record of term and vote is lost; the process comes back in quarantine."""
+    group.crash(node)
+    disk = group.replicas[node].disk
+    disk.term, disk.vote, disk.quarantined = 0, 0, True
+    group.restart(node)
+
+
+def test_a_lost_vote_is_not_given_again_while_whom_it_was_for_may_still_count_it() -> None:
+    """{1 .. 5}: 5 votes for 2 in term 2, which nobody else hears of, and forgets it. 1 has a quorum without both;
+    would it let 5 go, 5 could vote in term 2 again and make 3 a second leader."""
+    group = Group(5)
+    group.elect(1)
+    group.run(500 * MS)
+    assert group[1].transfer(group.now_us, NodeNumber(2)) is None
+    group.exchange()
+    group.flush()
+    asks = [message for message in group.network if type(message) is RequestVote]
+    assert {(message.sender, message.term) for message in asks} == {(2, 2)}
+    group.network.clear()
+    group.deliver(next(message for message in asks if message.receiver == 5))
+    group.settle()
+    assert (group[5].term, group[5].vote, group[2].votes) == (2, 2, {2: True, 5: True})
+    group.cut |= {(2, node) for node in (1, 3, 4, 5)} | {(node, 2) for node in (1, 3, 4, 5)}
+    forget_hard_state(group, 5)
+    group.run(3000 * MS)
+    assert group[1].role == Role.LEADER and group[5].term == 1, "confirmed by 3 and 4"
+    assert group[5].quarantine
+    group.now_us += 5000 * MS
+    assert not answer(group, 5, vote_request(3, 5, 2, (9, 9))).granted
+    group.cut.clear()
+    group.run(8000 * MS)
+    assert not group[5].quarantine, "2 has been heard"
+    assert group.leader.term > 2 and group[5].vote == group.leader.node
+
+
+def test_two_voters_of_which_one_is_in_quarantine_have_no_leader_and_say_so() -> None:
+    """docs/faults.md, R2: the whole one cannot be elected without the other's vote, which it must not give."""
+    group = Group(2)
+    group.elect(1)
+    group.propose(1, "a")
+    group.settle()
+    group.now_us += 1
+    forget_hard_state(group, 2)
+    group.run(20_000 * MS)
+    assert [replica.raft.role for replica in group.replicas.values()].count(Role.LEADER) == 0
+    assert group[2].quarantine and group[1].leader == 0 and group[1].log.last_index == 2, "nothing is lost at 1"
+
+
+def test_a_third_voter_that_comes_back_ends_a_quarantine_that_left_no_majority() -> None:
+    group = Group(3)
+    group.elect(1)
+    group.propose(1, "a")
+    group.settle()
+    group.now_us += 1
+    group.crash(3)
+    forget_hard_state(group, 2)
+    group.run(8_000 * MS)
+    assert group[1].role != Role.LEADER and group[2].quarantine
+    group.restart(3)
+    group.run(8_000 * MS)
+    assert not group[2].quarantine and group.leader.node in (1, 3)
+
+
+def test_two_in_quarantine_do_not_wait_for_each_other() -> None:
+    group = Group(5)
+    group.elect(1)
+    group.propose(1, "a")
+    group.settle()
+    forget_hard_state(group, 4)
+    forget_hard_state(group, 5)
+    group.run(2000 * MS)
+    assert not group[4].quarantine and not group[5].quarantine
+
+
+def test_a_quarantine_survives_a_second_restart_and_a_second_leader() -> None:
+    """What may have been voted in is the term of the leader that ends it, not of the first one heard of."""
+    group = Group(3)
+    group.elect(1)
+    group.propose(1, "a")
+    group.settle()
+    group.now_us += 1
+    group.cut |= {(1, 2), (2, 1)}
+    forget_hard_state(group, 3)
+    group.run(500 * MS)
+    group.crash(3)
+    group.restart(3)
+    assert group[3].quarantine
+    group.crash(1)
+    group.cut.clear()
+    group.restart(1)
+    group.run(8000 * MS)
+    leader = group.leader
+    assert not group[3].quarantine and (group[3].term, group[3].vote) == (leader.term, leader.node)
+
+
+def test_without_hard_state_no_vote_in_the_leader_s_term() -> None:
+    group = Group(3)
+    group.elect(1)
+    forget_hard_state(group, 3)
+    group.run(1000 * MS)
+    assert not group[3].quarantine and (group[3].term, group[3].vote) == (1, 1)
+    group.now_us += 5000 * MS
+    assert not answer(group, 3, vote_request(2, 3, 1, (9, 9))).granted
