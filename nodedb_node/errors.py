@@ -22,9 +22,7 @@ class Kind(Enum):
     DEADLINE = "DEADLINE not done within {deadline_ms} ms; it was not applied"
     TRYAGAIN = "TRYAGAIN {what}; send it again"
     CLUSTERDOWN = "CLUSTERDOWN Hash slot not served"
-    HALTED = (
-        "CLUSTERDOWN group {group} is halted here, others serve: {why}; see docs/operations.md, Halted groups"
-    )
+    HALTED = "CLUSTERDOWN group {group} is halted here, others serve: {why}; see docs/operations.md, Halted groups"
     MOVED = "MOVED {slot} {host}:{port}"
     CROSSSLOT = "CROSSSLOT Keys in request don't hash to the same slot"
     MAXCLIENTS = "ERR max number of clients reached"

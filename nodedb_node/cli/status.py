@@ -147,7 +147,6 @@ def lines(document: Document) -> Iterator[str]:
         if peers:
             yield from table(PEER_COLUMNS, (peer_row(process, peer) for process, peer in peers))
 
-
     led = sum(group.role == "leader" for group in document.replicas)
     term = max((group.term for group in document.replicas), default=0)
     yield ""

@@ -105,7 +105,7 @@ def decode(raw: bytes | memoryview) -> Block:
     for name, offset in HISTOGRAMS.items():
         count, total, *buckets = words[offset // 8 : offset // 8 + _HISTOGRAM_WORDS]
         histograms[name] = Histogram(count, total, tuple(buckets))
-    held = words[_GROUPS_AT :: _GROUP_WORDS]
+    held = words[_GROUPS_AT::_GROUP_WORDS]
     groups = {}
     for group, here in enumerate(held):
         if here:

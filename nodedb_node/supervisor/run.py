@@ -221,9 +221,7 @@ class Supervisor:
 
     def _spawn(self, process: int) -> int:
         role = "worker" if process else "control"
-        boot = replace_boot(
-            self.boot, role, process, self.watch.children[process].generation, self.lane_fds[process]
-        )
+        boot = replace_boot(self.boot, role, process, self.watch.children[process].generation, self.lane_fds[process])
         return spawn(MODULES[role], boot, f"boot-{process_name(Process(process))}")
 
     def _reap(self) -> None:

@@ -531,8 +531,10 @@ class LaneQuic(QuicConnection):
             if len(sender._pending) == 0:
                 sender.buffer_is_empty = True  # no second look in the next packet
             length, offset = len(frame.data), frame.offset
-            head = STREAM_HEAD.pack(0x0E, stream.stream_id, offset | OFFSET_MARK, length | 0x4000) if offset else (
-                STREAM_HEAD_FIRST.pack(0x0A, stream.stream_id, length | 0x4000)
+            head = (
+                STREAM_HEAD.pack(0x0E, stream.stream_id, offset | OFFSET_MARK, length | 0x4000)
+                if offset
+                else (STREAM_HEAD_FIRST.pack(0x0A, stream.stream_id, length | 0x4000))
             )
             frames += (head, frame.data)
             handlers.append((sender.on_data_delivery, (offset, offset + length, False)))

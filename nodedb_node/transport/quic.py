@@ -683,4 +683,3 @@ def _why(event: events.ConnectionTerminated) -> Why | None:
 
 def _shown(addr: tuple[str, int]) -> str:
     return f"{addr[0]}:{addr[1]}"
-

@@ -117,6 +117,8 @@ def test_a_disk_that_does_not_answer_leaves_its_sizes_out() -> None:
 def test_four_steps_expose_the_quarters_between_powers_of_two() -> None:
     found = cumulative(histogram(7, 8, 9, 10, 13, 16, 99), range(3, 5), 1.0, steps=4)
     assert found == [("8", 1), ("10", 3), ("12", 4), ("14", 5), ("16", 5), ("+Inf", 7)]
+
+
 def test_groups_are_summed_always_and_shown_one_by_one_while_they_are_few() -> None:
     found = samples(families(node(), ()))
     core = (("core", "1"),)

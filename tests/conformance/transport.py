@@ -76,7 +76,12 @@ def send(player: Player, peer: NodeId, body: bytes, kind: Kind = Kind.LOG) -> Ac
 
 
 def call(
-    player: Player, peer: NodeId, body: bytes, ends: list[Any], deadline_ms: int = 4000, again: bool = False,
+    player: Player,
+    peer: NodeId,
+    body: bytes,
+    ends: list[Any],
+    deadline_ms: int = 4000,
+    again: bool = False,
     kind: Kind = Kind.QUERY,
 ) -> Accepted | Full:
     return player.transport.call(peer, CONTROL, kind, Message(TYPE, body), deadline_ms, ends.append, again)
@@ -94,7 +99,12 @@ def check_messages_arrive_in_order(stage: Stage) -> None:
     assert bodies(bob) == [b"%d" % i for i in range(500)]
     first = bob.handlers.arrivals[0]
     assert (first.peer, first.lane, first.generation, first.kind, first.type, first.id) == (
-        ALICE, CONTROL, 1, Kind.LOG, TYPE, 0,
+        ALICE,
+        CONTROL,
+        1,
+        Kind.LOG,
+        TYPE,
+        0,
     )
     assert send(bob, ALICE, b"back") == Accepted()
     stage.run(lambda: bodies(alice) == [b"back"])

@@ -40,7 +40,6 @@ class Authority:
             os.replace(fresh, path)
         return cert_path, key_path
 
-
     def revoke(self, cert: Path | None = None, *, days: int = 7) -> Path:
         """The authority's revocation list, crl.pem, anew: with this certificate too."""
         now = datetime.datetime.now(datetime.UTC)

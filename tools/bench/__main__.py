@@ -320,7 +320,6 @@ def node_under_test(base: Path, workers: int, options: list[str], self_test: boo
     return NodeServer("node", base / "node", workers=workers, options=options)
 
 
-
 @main.command()
 @click.option("--rounds", default=3, show_default=True)
 @click.option("--seconds", default=3.0, show_default=True, help="Length of one cell.")

@@ -312,8 +312,11 @@ async def bulk(side: Any, seconds: float) -> None:
     size = max(4 * MIB, int(4 * MIB / (time.perf_counter() - began) * seconds) // MIB * MIB)
     found = await measured(side, lambda: side.bulk(size))
     mb = size / 1e6
-    say(mb_per_s=mb / found["took"], sender_ms_per_mb=found["sender"] * 1e3 / mb,
-        receiver_ms_per_mb=found["receiver"] * 1e3 / mb)
+    say(
+        mb_per_s=mb / found["took"],
+        sender_ms_per_mb=found["sender"] * 1e3 / mb,
+        receiver_ms_per_mb=found["receiver"] * 1e3 / mb,
+    )
 
 
 async def requests(side: Any, seconds: float) -> None:
@@ -328,8 +331,13 @@ async def requests(side: Any, seconds: float) -> None:
             times.append((time.perf_counter() - began) * 1e6)
 
     found = await measured(side, ask)
-    say(p50_us=quantile(times, 0.5), p99_us=quantile(times, 0.99), per_s=len(times) / seconds,
-        sender_cpu_us=found["sender"] * 1e6 / len(times), receiver_cpu_us=found["receiver"] * 1e6 / len(times))
+    say(
+        p50_us=quantile(times, 0.5),
+        p99_us=quantile(times, 0.99),
+        per_s=len(times) / seconds,
+        sender_cpu_us=found["sender"] * 1e6 / len(times),
+        receiver_cpu_us=found["receiver"] * 1e6 / len(times),
+    )
 
 
 async def paced(per_s: int, seconds: float, do: Callable[[], Any]) -> None:
@@ -354,9 +362,12 @@ async def messages(side: Any, seconds: float) -> None:
         refused += not side.send(side.messages())
 
     found = await measured(side, lambda: paced(BATCHES_PER_S, seconds, one))
-    say(per_s=found["received"] / MESSAGE_BYTES / found["took"] * 50 * 200 / len(side.messages()),
+    say(
+        per_s=found["received"] / MESSAGE_BYTES / found["took"] * 50 * 200 / len(side.messages()),
         sender_percent=100 * found["sender"] / found["took"],
-        receiver_percent=100 * found["receiver"] / found["took"], refused=refused)
+        receiver_percent=100 * found["receiver"] / found["took"],
+        refused=refused,
+    )
 
 
 async def heartbeat(side: Any, seconds: float) -> None:
@@ -392,8 +403,14 @@ async def heartbeat(side: Any, seconds: float) -> None:
     stop = True
     sent = await tasks[0]
     await tasks[1]
-    say(p50_ms=quantile(times, 0.5), p99_ms=quantile(times, 0.99), max_ms=max(times), bulk_mb_per_s=sent / took,
-        frames_refused=refused, beats=len(times))
+    say(
+        p50_ms=quantile(times, 0.5),
+        p99_ms=quantile(times, 0.99),
+        max_ms=max(times),
+        bulk_mb_per_s=sent / took,
+        frames_refused=refused,
+        beats=len(times),
+    )
 
 
 async def reconnect(side: Any, seconds: float) -> None:

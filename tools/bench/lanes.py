@@ -54,10 +54,15 @@ def namespaces() -> Iterator[Place]:
     """Two of them with a veth of 1500 B between; needs root."""
     one, other = f"nd-a{os.getpid()}", f"nd-b{os.getpid()}"
     lines = [
-        f"netns add {one}", f"netns add {other}",
-        "link add nda type veth peer name ndb", f"link set nda netns {one}", f"link set ndb netns {other}",
-        f"-n {one} addr add 10.97.0.1/24 dev nda", f"-n {other} addr add 10.97.0.2/24 dev ndb",
-        f"-n {one} link set nda up", f"-n {other} link set ndb up",
+        f"netns add {one}",
+        f"netns add {other}",
+        "link add nda type veth peer name ndb",
+        f"link set nda netns {one}",
+        f"link set ndb netns {other}",
+        f"-n {one} addr add 10.97.0.1/24 dev nda",
+        f"-n {other} addr add 10.97.0.2/24 dev ndb",
+        f"-n {one} link set nda up",
+        f"-n {other} link set ndb up",
     ]
     try:
         for line in lines:
