@@ -50,7 +50,7 @@ def test_alert_names_are_unique() -> None:
 @pytest.mark.parametrize("page", ["faults.md", "modules.md", "security.md"])
 def test_named_tests_exist(page: str) -> None:
     """A claim whose test was renamed or removed is a claim without proof."""
-    named = set(re.findall(r"tests/[\w/]+\.(?:py|c)(?:::\w+)?", (DOCS / page).read_text()))
+    named = set(re.findall(r"tests/[\w/]+\.(?:py|c|toml)(?:::\w+)?", (DOCS / page).read_text()))
     assert named
     missing = []
     for reference in sorted(named):

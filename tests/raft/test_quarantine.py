@@ -1,7 +1,7 @@
 """A replica that may have lost what it promised: it gives no vote, and what it acknowledges counts for nothing."""
 
 from nodedb_node.ids import NodeNumber
-from nodedb_node.raft.messages import QuarantineMark, RequestVote, Role
+from nodedb_node.raft.messages import ConfigChange, QuarantineMark, RequestVote, Role
 from tests.raft.group import MS, Group
 from tests.raft.test_thesis import answer, appended, vote_request
 
@@ -134,6 +134,25 @@ def test_two_in_quarantine_do_not_wait_for_each_other() -> None:
     forget_hard_state(group, 5)
     group.run(2000 * MS)
     assert not group[4].quarantine and not group[5].quarantine
+
+
+def test_a_lost_voter_keeps_a_quarantine_open_until_it_is_removed() -> None:
+    """docs/faults.md, R4: {1 .. 5} without 5 for good, 4 in quarantine; 1, 2 and 3 serve."""
+    group = Group(5)
+    group.elect(1)
+    group.crash(5)
+    group.now_us += 1
+    forget_hard_state(group, 4)
+    group.run(8000 * MS)
+    assert group[4].quarantine, "5 may still hold what 4 voted"
+    commit = group.leader.commit
+    group.propose(group.leader.node, "a")
+    group.run(500 * MS)
+    assert group.leader.commit > commit
+    removed = group.leader.propose_config(group.now_us, ConfigChange(remove=(NodeNumber(5),)))
+    assert isinstance(removed, tuple)
+    group.run(2000 * MS)
+    assert group.leader.commit >= removed[0] and not group[4].quarantine
 
 
 def test_a_quarantine_survives_a_second_restart_and_a_second_leader() -> None:

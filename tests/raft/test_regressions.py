@@ -1,7 +1,7 @@
 """What went wrong in another implementation (a study of its behaviour is where the list comes from), and may not here.
 
-Stale answers believed, acknowledgements of what was never compared, entries delivered twice, snapshots without bytes,
-memberships that strand a group: each test names the defect and shows the case that exposed it.
+Stale answers believed, acknowledgements of what was never compared, entries delivered twice, snapshots without bytes:
+each test names the defect and shows the case that exposed it.
 """
 
 import msgspec
