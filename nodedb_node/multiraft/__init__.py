@@ -1,7 +1,7 @@
 """All Raft groups of one process: lanes, turns, storage books, watchers. One coordinator per process.
 
-Invariant: everything here but log.py and start.py is pure: messages, times and completions in, a Turn out. The rules of
-one group are nodedb_node.raft's; bytes of entries stay with C (csrc/engine.h, csrc/wal.h).
+Invariant: everything here but log.py, start.py and snapshot/desk.py is pure: messages, times and completions in, a Turn
+out. The rules of one group are nodedb_node.raft's; bytes of entries stay with C (csrc/engine.h, csrc/wal.h).
 
     messages.py   lane heartbeats, the Turn, a group's status
     lanes.py      liveness of peers, per lane, counted per group

@@ -228,9 +228,7 @@ def fault(group: int, log: Book, stopped_at: int) -> str:
     kinds = enumerate((kind for _, kind, _ in log.entry_rows(group, book.first, book.last)), book.first)
     unknown = next((index for index, kind in kinds if kind not in KIND_OF_WAL), 0)
     if unknown:
-        return (
-            f"entry {unknown} of its log is of a kind unknown to this version: start the version that wrote it"
-        )
+        return f"entry {unknown} of its log is of a kind unknown to this version: start the version that wrote it"
     if stopped_at:
         return f"entry {stopped_at} of its log cannot be applied by this version: start the version that wrote it"
     if any(configurations.decode(row.data) is None for row in book.configs):

@@ -1,10 +1,10 @@
 """MultiRaft: the groups of one process behind one coordinator. Pure: messages, times and completions in, a Turn out.
 
-One turn is one append of the log and at most one frame per peer, whatever number of groups had something to do; a group
-where nothing happened is not looked at. Invariants: a group's messages that are promises leave only in the `after` of
-the turn that holds the records they depend on; groups are served in the order in which they became busy, at most
-groups_per_turn of them at a time, and heartbeats go out before any of them. The rules of one group are
-nodedb_node.raft's, those of liveness lanes.py's.
+One turn is at most one frame per peer at once and one when it is durable, whatever number of groups had something to
+do, and the log takes all turns that wait in one append; a group where nothing happened is not looked at. Invariants:
+what a group promises by its records leaves only in the `after` of the turn that holds them; groups are served in the
+order in which they became busy, at most groups_per_turn of them at a time, and heartbeats go out before any of them.
+The rules of one group are nodedb_node.raft's, those of liveness lanes.py's.
 """
 
 from collections import deque

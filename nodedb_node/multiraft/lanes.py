@@ -2,8 +2,8 @@
 
 Invariant: contact counts for a group only if the group was in the set that the heartbeat carried, at the group's term,
 and the acknowledgement had no doubt about it; a promise given for a group is never shortened, whatever happens to the
-set later. Costs per heartbeat depend on what changed, never on the number of groups. Who is a member of what is
-core.py's; this file knows numbers only.
+set later. Costs per heartbeat depend on what changed and what is in doubt, never on the number of groups. Who is a
+member of what is core.py's; this file knows numbers only.
 """
 
 from collections import deque
@@ -24,7 +24,7 @@ class Outbound:
 
     def __init__(self, peer: NodeNumber) -> None:
         self.peer = peer
-        self.peer_generation = 0  # of the process that acknowledged last; 0 = none yet
+        self.peer_generation = 0  # of the newest process known of the peer; 0 = none yet
         self.set: dict[GroupId, Term] = {}
         self.acked_sent_us: Micros = 0
         self.waits_us: Micros = 0  # since when heartbeats are not answered; 0 = the newest was

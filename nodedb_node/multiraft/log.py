@@ -1,14 +1,14 @@
 """The worker's log: Raft groups on the write-ahead log, behind the verbs that a worker's turn knows. World file.
 
-propose(records) gives each sealed batch its term and index and puts all groups' records of the turn in one append;
-reap() says what is committed. Invariants: at most one append is in flight, and what happens meanwhile gathers for the
-next; the book learns every append as it is submitted, so that it is the book a restart will find; a segment dies only
-after all that must stay of it was written anew, durably, from that book. Payloads stay where the engine has them: Raft
-sees an entry's size and a handle, the number of its record in the engine's array. Start is start.py's.
+propose(records) gives each sealed batch its term and index and puts all groups' records of the turn in one append, or
+few; reap() says what is committed. Invariants: at most one append is in flight, and what happens meanwhile gathers for
+the next; the book learns every append as it is submitted, so that it is the book a restart will find; a segment dies
+only after all that must stay of it was written anew, durably, from that book. Payloads stay where the engine has them:
+Raft sees an entry's size and a handle, the number of its record in the engine's array. Start is start.py's.
 
 While every group is alone (its replica here is the only member and leads: a single node), durable is committed and
-nobody else asks: then a turn is two calls of C for all groups, and Raft hears of it a few times a second (settle). Any
-other business of a group first tells Raft everything.
+nobody else asks: then a turn is two calls of C for all groups, and Raft hears of it at a tick between appends (settle).
+Any other business of a group first tells Raft everything.
 """
 
 import errno

@@ -87,9 +87,10 @@ class Outcome(IntEnum):
 class Turn(msgspec.Struct, frozen=True, gc=False):
     """One turn's outputs of all groups.
 
-    Persist `records` in this order, in one append; send `free` at once and `after` when this turn is durable, each
-    peer's messages as one frame. A turn without records is durable when the one before it is. `bulk` goes out on the
-    bulk lanes, in any order with the rest; `work` is what snapshots want of disk and store (snapshot/work.py).
+    Persist `records` in this order, in as few appends as they fit into; the turn is durable with the last. Send `free`
+    at once and `after` when this turn is durable, each peer's messages as one frame. A turn without records is durable
+    when the one before it is. `bulk` goes out on the bulk lanes, in any order with the rest; `work` is what snapshots
+    want of disk and store (snapshot/work.py).
     """
 
     number: int

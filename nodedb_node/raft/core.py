@@ -189,7 +189,7 @@ class Raft(State):
             election.on_lane_lost(self, now_us, peer, rank)
 
     def lane_exception(self, now_us: Micros, peer: NodeNumber, term: Term) -> None:
-        """A lane acknowledgement said: this group is not hosted (term 0), at another term, or follows nobody. A higher
+        """A lane acknowledgement said: this group is not hosted (term 0), at another term, or in quarantine. A higher
         term deposes the leader; otherwise the member missed the leader's appends."""
         self.now_us = now_us
         if self.halted:

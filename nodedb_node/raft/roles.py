@@ -1,9 +1,10 @@
-"""Transitions between roles. Each leaves the whole state fit for the new role; nothing else changes role, term or vote.
+"""Transitions between roles. Each leaves the whole state fit for the new role; nothing else changes role or term.
 
     FOLLOWER → PRE_CANDIDATE → CANDIDATE → LEADER, and from each back to FOLLOWER
 
 Invariant: the term never falls; a vote is given once per term, is forgotten only with a higher term, and is recorded
-before anything that depends on it. Whether a transition is due is decided by election.py and the message handlers.
+before anything that depends on it: the vote for another is given by election.py, and taken as given by quarantine.py.
+Whether a transition is due is decided by election.py and the message handlers.
 """
 
 from nodedb_node.ids import NodeNumber
@@ -25,7 +26,7 @@ from nodedb_node.raft.state import NEVER, State
 
 
 def become_follower(state: State, now_us: Micros, term: Term, leader: NodeNumber) -> None:
-    """Of a higher term, or of the same one when there is a leader or the quorum is lost. The vote of a term stays."""
+    """Of a higher term, or of the same one, for any reason to stop leading or campaigning. The vote of a term stays."""
     assert term >= state.term
     assert leader != state.node, "a node does not follow itself"
     before = (state.role, state.term, state.leader)
@@ -37,7 +38,7 @@ def become_follower(state: State, now_us: Micros, term: Term, leader: NodeNumber
         state.term = term
         state.vote, state.vote_replica = NOBODY, ReplicaId(0)
         state.save_hard_state()
-    arm_election(state, now_us)  # until the leader's lane covers this group: following.rearm, election.on_timeout
+    arm_election(state, now_us)  # until the leader's lane covers this group: following.rearm, on_election_timeout
     if before != (state.role, state.term, state.leader):
         state.emit_role()
 

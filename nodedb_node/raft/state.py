@@ -1,7 +1,8 @@
 """The state of one replica, and the outputs that gather in it until they are taken.
 
-Invariant: fields change only in the handler or transition of the file they are named after below; outputs are only
-appended. A halted replica changes nothing any more. No rule of Raft is decided here.
+Invariant: fields change in the file they are named after below; besides, snapshot.py and core.settle move the log and
+what is committed, and roles.py empties what a leader had. Outputs are only appended. A halted replica changes nothing
+any more. No rule of Raft is decided here.
 """
 
 from collections import deque

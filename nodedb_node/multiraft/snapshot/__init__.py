@@ -1,1 +1,3 @@
-"""InstallSnapshot in chunks: what travels, the machine that sends, the machine that receives. No IO in here."""
+"""InstallSnapshot in chunks: what travels, the machine that sends, the machine that receives: pure, but for desk.py,
+which has the turn's work done.
+"""

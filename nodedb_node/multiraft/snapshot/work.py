@@ -27,7 +27,7 @@ class Release(NamedTuple):
 
 class Install(NamedTuple):
     """All chunks are written: sync, verify, install with `state` as the group's, durably; then call snapshot_installed
-    or snapshot_failed. A Discard of the manifest before that takes it back."""
+    or snapshot_not_installed. A Discard of the manifest before that takes it back."""
 
     manifest: Manifest
     state: bytes
