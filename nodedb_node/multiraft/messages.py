@@ -120,7 +120,7 @@ class Reason(IntEnum):
 REASON_TEXT = {
     Reason.MOVES: "",
     Reason.HALTED: "halted: see the node's log",
-    Reason.QUARANTINED: "quarantined: no vote until a leader has refilled it and every other voter was heard",
+    Reason.QUARANTINED: "quarantined: no vote until a leader has refilled it and a majority without it has committed",
     Reason.NO_LEADER: "no leader: too few voters answer; see those that are down or in quarantine",
     Reason.DISK: "the disk does not answer",
     Reason.APPLYING: "committed entries wait to be applied",

@@ -47,6 +47,8 @@ def advance(state: State, now_us: Micros, index: LogIndex) -> None:
         state.sends_due = True
         if not state.own_committed:
             _begin_service(state, now_us)
+        if state.releases:
+            quarantine.release(state)
     if index >= state.config_watch:
         _on_config_committed(state, now_us)
 
@@ -55,7 +57,6 @@ def _begin_service(state: State, now_us: Micros) -> None:
     """The first commit of the own term: now the leader knows everything that is committed (thesis, 6.4)."""
     state.own_committed = True
     reads.set_index(state, now_us)
-    quarantine.release(state, now_us)
     if state.configs[-1][0] <= state.commit:
         _finish_joint(state, now_us)
 

@@ -170,15 +170,13 @@ class Raft(State):
 
     @property
     def waits_for_contact(self) -> bool:
-        return bool(self.reads or self.releases)
+        return bool(self.reads)
 
     def contact(self, now_us: Micros) -> None:
-        """A lane acknowledgement arrived: reads may be answered, quarantines may end."""
+        """A lane acknowledgement arrived: reads may be answered."""
         self.now_us = now_us
         if self.role is LEADER and self.reads:
             reads.confirm(self, now_us)
-        if self.releases:
-            quarantine.release(self, now_us)
 
     def lane_lost(self, now_us: Micros, peer: NodeNumber, rank: int = 0) -> None:
         """This group's contact with a peer has ended: lane dead, new generation, or out of its set. Call it whatever
@@ -398,7 +396,7 @@ class Raft(State):
         assert self.noop_index <= self.log.last_index or self.halted
         assert self.own_committed == (self.commit >= self.noop_index)
         assert self.election_us == NEVER
-        assert len(self.reads) <= self.config.reads_max and len(self.releases) <= len(self.peers)
+        assert len(self.reads) <= self.config.reads_max
         configuration = self.configs[-1][1]
         assert {member.node for member in configuration.voters} - {self.node} == {p.node for p in self.voter_peers}
         for peer in self.send_list:

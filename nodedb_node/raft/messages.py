@@ -436,7 +436,7 @@ class Ready(msgspec.Struct, frozen=True, gc=False):
     read_failures: Sequence[ReadFailure]
     snapshots: Sequence[SnapshotWanted]
     events: Sequence[Event]
-    want_heartbeat: bool  # reads or a quarantine wait for contact: all lanes beat with the next turn
+    want_heartbeat: bool  # reads wait for contact: all lanes beat with the next turn
 
 
 # ---- what comes in at the start ----

@@ -104,7 +104,8 @@ class Progress:
         self.forget_inflight(now_us)
 
     def restart(self, now_us: Micros) -> None:
-        """A new process of the member: answers to what the old one got are not believed, nor what it told us."""
+        """A new process of the member, or one that may have lost what it had: answers to what it got before are not
+        believed, nor what it told us."""
         expected = max(self.match, self.acked) + 1
         self.match = 0
         self.request_floor = self.request

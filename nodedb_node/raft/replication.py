@@ -145,8 +145,6 @@ def on_append_response(state: State, now_us: Micros, message: AppendResponse) ->
         state.drop("raft-drop-old-rejection")
     if state.reads:
         reads.confirm(state, now_us)
-    if state.releases:
-        quarantine.release(state, now_us)
 
 
 def _on_accepted(state: State, now_us: Micros, peer: Progress, index: LogIndex) -> None:

@@ -211,7 +211,7 @@ class State:
         self.sends_due = False  # something for send_appends
         self.count_due = False  # a member's match or the own durable index rose: commit.maybe_commit
         self.batch = NO_BATCH
-        self.releases: dict[NodeNumber, Micros] = {}  # quarantine.py: members that wait → since when
+        self.releases: dict[NodeNumber, LogIndex] = {}  # quarantine.py: members that wait → for what entry's commit
         # reads.py
         self.reads: deque[tuple[Any, LogIndex, Micros]] = deque()  # (context, index, arrival)
         self.lease_dropped = False

@@ -176,7 +176,7 @@ def test_3_6_2_entries_of_old_terms_are_not_committed_by_counting() -> None:
     assert group[1].commit == 0, "a majority has it, but it is of term 1"
     group.network.clear()
     group.run(1000 * MS)
-    assert group[1].commit == 3
+    assert group[1].commit >= 3
 
 
 def test_3_6_2_a_new_leader_appends_an_entry_of_its_own() -> None:

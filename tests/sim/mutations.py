@@ -46,9 +46,9 @@ MUTATIONS: dict[str, Mutation] = {
         ),
     ),
     "lost-vote": Mutation(
-        "a replica without its hard state votes again as soon as a quorum confirmed a leader",
+        "a replica without its hard state votes again as soon as it has what its leader has committed",
         ("forget",),
-        ((QUARANTINE, "since_us <= quorum_us and _everybody_spoke(state, node, since_us)", "since_us <= quorum_us"),),
+        ((QUARANTINE, 'proposals.append_own(state, NOOP, 0, b"")', "0; release(state)"),),
     ),
     "stale-ack": Mutation(
         "an acknowledgement of an earlier term moves the commit index",
