@@ -62,10 +62,8 @@ def follow(state: State, now_us: Micros, message: AppendEntries | InstallSnapsho
             state.halt(f"node {message.sender} leads term {message.term}, and so does node {state.leader}")
             return False
         roles.become_follower(state, now_us, message.term, message.sender)
-    if not state.quarantine:
-        state.promise_us = (
-            now_us + state.config.election_min_us
-        )  # the answer is contact: the leader's lease rests on it
+    # The answer is contact: the leader's lease rests on it. In quarantine too, as this append may end that.
+    state.promise_us = now_us + state.config.election_min_us
     if state.election_us != NEVER:
         rearm(state, now_us)
     return True

@@ -304,3 +304,15 @@ def test_an_acknowledgement_from_before_a_quarantine_does_not_count_after_it() -
     group.deliver(early)
     assert group[1].peers[NodeNumber(3)].quarantine == group[3].quarantine
     assert group[1].peers[NodeNumber(3)].match == matched and group[1].commit == 1
+
+
+def test_the_append_that_ends_a_quarantine_is_a_promise_too() -> None:
+    group = Group(3)
+    group.elect(1)
+    group.crash(3)
+    group.restart(3, quarantined=True)
+    group.now_us += 5000 * MS  # past the boot fence
+    release = {"release_of": group[3].quarantine, "release_index": 1}
+    group.deliver(appended(1, 3, 1, (1, 1), [], **release))
+    assert not group[3].quarantine
+    assert not answer(group, 3, vote_request(2, 3, 2, (9, 9))).granted and group[3].term == 1
