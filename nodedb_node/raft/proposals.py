@@ -6,6 +6,7 @@ appended; what is appended is answered by its fate only.
 
 from typing import Any
 
+from nodedb_node.ids import NodeNumber
 from nodedb_node.raft import configuration as configurations
 from nodedb_node.raft import membership
 from nodedb_node.raft.messages import (
@@ -102,10 +103,29 @@ def propose_config(state: State, now_us: Micros, change: ConfigChange) -> Positi
     changed = configurations.changed(configuration, change, state.log.last_index + 1)
     if isinstance(changed, str):
         return BadChange(changed)
+    missing = _missing_voter(state, now_us, changed)
+    if missing != NOBODY:
+        return NotCaughtUp(missing)
     return append_configuration(state, now_us, changed), state.term
 
 
 def _is_near(state: State, now_us: Micros, peer: Progress) -> bool:
-    """Caught up, whole, and heard of within an election: what a learner was some time ago makes no voter."""
+    """What a learner was some time ago makes no voter."""
+    return peer.caught_up and _is_whole(state, now_us, peer)
+
+
+def _is_whole(state: State, now_us: Micros, peer: Progress) -> bool:
+    """Heard of within an election, and this process of it has answered that it is in no quarantine."""
     contact_us = max(peer.contact_us, state.contacts.acked_us(peer.node))
-    return peer.caught_up and not peer.quarantine and now_us < contact_us + state.config.election_max_us
+    answered = peer.contact_us > 0 and not peer.quarantine
+    return answered and now_us < contact_us + state.config.election_max_us
+
+
+def _missing_voter(state: State, now_us: Micros, changed: Configuration) -> NodeNumber:
+    """One without which the new voters are no majority, NOBODY if they are one: a change that they cannot commit holds
+    all the same, and keeps the old voters from committing anything either."""
+    if not changed.outgoing:
+        return NOBODY
+    others = [member.node for member in changed.voters if member.node != state.node]
+    missing = [node for node in others if not _is_whole(state, now_us, state.peers[node])]
+    return NOBODY if 2 * len(missing) < len(changed.voters) else missing[0]

@@ -6,6 +6,7 @@ from nodedb_node.ids import NodeNumber
 from nodedb_node.raft.messages import (
     AppendResponse,
     ConfigChange,
+    NotCaughtUp,
     QuarantineMark,
     RequestVote,
     Role,
@@ -316,3 +317,31 @@ def test_the_append_that_ends_a_quarantine_is_a_promise_too() -> None:
     group.deliver(appended(1, 3, 1, (1, 1), [], **release))
     assert not group[3].quarantine
     assert not answer(group, 3, vote_request(2, 3, 2, (9, 9))).granted and group[3].term == 1
+
+
+def test_voters_that_are_no_majority_without_a_quarantined_one_are_not_made() -> None:
+    """{1, 2, 3} with 3 in quarantine: 1 and 3 could never commit the configuration that makes them the voters."""
+    group = Group(3)
+    group.elect(1)
+    group.run(500 * MS)
+    group.cut |= {(1, 3)}
+    forget_hard_state(group, 3)
+    group.run(300 * MS)
+    remove = ConfigChange(remove=(NodeNumber(2),))
+    assert group[1].propose_config(group.now_us, remove) == NotCaughtUp(NodeNumber(3)), (
+        "it has not said that it is whole"
+    )
+    group.cut = {(1, 2)}
+    for _ in range(6):
+        group.advance(100 * MS)
+        group.exchange()
+        group.beat()
+    assert group[1].peers[NodeNumber(3)].quarantine
+    assert group[1].propose_config(group.now_us, remove) == NotCaughtUp(NodeNumber(3))
+    group.cut.clear()
+    group.run(1000 * MS)
+    assert not group[3].quarantine
+    assert isinstance(group[1].propose_config(group.now_us, remove), tuple)
+    group.run(1000 * MS)
+    assert [member.node for member in group[1].configs[-1][1].voters] == [1, 3]
+    assert group[1].commit == group[1].log.last_index
