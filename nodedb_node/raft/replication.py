@@ -91,8 +91,9 @@ def send_append(state: State, peer: Progress, last: LogIndex) -> bool:
     )
     peer.sent(size_bytes, state.now_us)
     peer.commit_sent = state.commit if state.commit < last else last
-    if state.retry_us == NEVER:
-        state.retry_us = state.now_us + peer.retry_us
+    retry_us = state.now_us + peer.retry_us
+    if retry_us < state.retry_us:
+        state.retry_us = retry_us
     return True
 
 

@@ -480,3 +480,20 @@ def test_waiting_reads_are_bounded() -> None:
     group.elect(1)
     group.now_us += 10
     assert [type(group[1].read(group.now_us, n)).__name__ for n in range(3)] == ["NoneType", "NoneType", "Busy"]
+
+
+def test_a_member_that_is_down_does_not_delay_the_repair_of_another() -> None:
+    """3 is dead, and asked again once per election; an append to 2 is lost right after that."""
+    group = Group(3)
+    group.elect(1)
+    group.crash(3)
+    group.propose(1, "a")
+    dead, config = group[1].peers[NodeNumber(3)], group[1].config
+    while dead.retry_us < config.election_max_us or group[1].retry_us < group.now_us + config.election_max_us // 2:
+        group.run(100 * MS)
+    group.propose(1, "b")
+    group.flush()
+    group.network.clear()
+    group.advance(2 * config.heartbeat_us)
+    group.settle()
+    assert group[1].commit == group[1].log.last_index
