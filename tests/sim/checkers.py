@@ -59,6 +59,8 @@ class Truth:
         self.group = group
         self.leaders: dict[int, tuple[int, int]] = {}  # term -> (node, replica)
         self.votes: dict[tuple[int, int, int], tuple[int, int]] = {}  # (node, replica, term) -> candidate
+        self.lost: set[tuple[int, int, int]] = set()  # votes whose voter does not know of them any more
+        self.beaten: set[tuple[int, tuple[int, int]]] = set()  # (term, candidate) whose vote was given again
         self.entries: dict[tuple[int, int], Known] = {}  # (index, term)
         self.committed: list[int] = [0]  # term by index
         self.committed_in: list[int] = [0]  # by index, the term of who first said so; rises
@@ -110,6 +112,7 @@ class Checkers:
         truth, me = self.truths[group], (log.node, log.replica)
         other = truth.leaders.setdefault(term, me)
         require(other == me, "election safety", f"group {group} term {term}: leaders {other} and {me}")
+        require((term, me) not in truth.beaten, "lost vote", f"group {group} term {term}: {me} has one given again")
         truth.max_leader_term = max(term, truth.max_leader_term)
         last = bisect_left(truth.committed_in, term) - 1
         require(
@@ -190,14 +193,21 @@ class Checkers:
     def _voted(self, group: int, log: ReplicaLog, term: int, candidate: tuple[int, int]) -> None:
         durable = log.durable_vote
         require(durable[0] > term or durable == (term, *candidate), "vote before promise", f"group {group} {candidate}")
-        voter = (log.node, log.replica, term)
-        first = self.truths[group].votes.setdefault(voter, candidate)
-        require(first == candidate, "one vote per term", f"group {group} {voter}: {first} and {candidate}")
+        truth, voter = self.truths[group], (log.node, log.replica, term)
+        first = truth.votes.setdefault(voter, candidate)
+        if first != candidate:
+            again = voter in truth.lost and truth.leaders.get(term) != first
+            require(again, "one vote per term", f"group {group} {voter}: {first} and {candidate}")
+            truth.lost.discard(voter)
+            truth.beaten.add((term, first))
+            truth.votes[voter] = candidate
 
     def forgotten(self, group: int, node: int, replica: int) -> None:
         """The replica lost its hard state. Votes for itself are gone for good where it did not win with them: only its
-        dead process could have counted them. All other votes stand."""
+        dead process could have counted them. All other votes stand, but may be given again to another candidate when
+        the first can never win that term."""
         truth, me = self.truths[group], (node, replica)
+        truth.lost |= {voter for voter in truth.votes if voter[:2] == me}
         lost = [voter for voter, candidate in truth.votes.items() if voter[:2] == me == candidate]
         for voter in lost:
             if truth.leaders.get(voter[2]) != me:
