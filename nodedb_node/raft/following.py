@@ -33,7 +33,7 @@ def on_append_entries(state: State, now_us: Micros, message: AppendEntries) -> N
     if not _is_well_formed(message):
         state.drop("raft-drop-malformed-append")
         return
-    if not follow(state, now_us, message):
+    if not follow(state, now_us, message, message.promise_us):
         return
     log = state.log
     if message.acked > log.last_index and not state.quarantine:
@@ -53,7 +53,7 @@ def on_append_entries(state: State, now_us: Micros, message: AppendEntries) -> N
     _on_agreed(state, now_us, message)
 
 
-def follow(state: State, now_us: Micros, message: AppendEntries | InstallSnapshot) -> bool:
+def follow(state: State, now_us: Micros, message: AppendEntries | InstallSnapshot, asked_us: Micros = 0) -> bool:
     """The sender leads this term: follow it. False: someone else does, and the group is stopped."""
     if message.term > state.term:
         roles.become_follower(state, now_us, message.term, message.sender)
@@ -62,11 +62,21 @@ def follow(state: State, now_us: Micros, message: AppendEntries | InstallSnapsho
             state.halt(f"node {message.sender} leads term {message.term}, and so does node {state.leader}")
             return False
         roles.become_follower(state, now_us, message.term, message.sender)
-    # The answer is contact: the leader's lease rests on it. In quarantine too, as this append may end that.
-    state.promise_us = now_us + state.config.election_min_us
+    _promise(state, now_us, asked_us)
     if state.election_us != NEVER:
         rearm(state, now_us)
     return True
+
+
+def _promise(state: State, now_us: Micros, asked_us: Micros) -> None:
+    """The answer is contact, and a leader's lease may rest on it. In quarantine too, as this append may end that. No
+    more is promised than the fence keeps after a restart, and what another leader was promised is not shortened."""
+    config = state.config
+    promise_us = config.election_min_us
+    if asked_us > promise_us:
+        promise_us = min(asked_us, config.fence_us)
+    if now_us + promise_us > state.promise_us:
+        state.promise_us = now_us + promise_us
 
 
 def rearm(state: State, now_us: Micros) -> None:
@@ -181,6 +191,7 @@ def _send_response(
             hint_term,
             hint_index,
             state.quarantine,
+            state.promise_us - state.now_us if state.config.lease_us else 0,
         )
     )
     state.changed = True

@@ -157,6 +157,7 @@ class AppendEntries(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=
     entries: Sequence[Entry] = ()
     release_of: int = 0  # quarantine (its number) that ends once release_index is durable; 0 = none
     release_index: LogIndex = 0
+    promise_us: Micros = 0  # for so long the leader's lease wants no vote given; 0 = the member's own election minimum
 
 
 class AppendResponse(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=4):
@@ -176,6 +177,7 @@ class AppendResponse(msgspec.Struct, frozen=True, gc=False, array_like=True, tag
     hint_term: Term = 0
     hint_index: LogIndex = 0
     quarantine: int = 0  # number of the quarantine this replica is in; 0 = none
+    promise_us: Micros = 0  # for so long from the append's arrival no vote is given, over restarts; 0: not promised
 
 
 class TimeoutNow(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=5):
@@ -446,7 +448,8 @@ class GroupConfig(msgspec.Struct, frozen=True, gc=False):
     """Who this replica is, and the cluster's settings. Durations in µs, sizes in bytes.
 
     Relations are asserted: a lease must end before the promise it rests on, though clocks run apart by drift_ppm on
-    both sides; an entry must fit in the inflight window.
+    both sides; an entry must fit in the inflight window. Nodes may change them one after the other, as promises are
+    asked and given in microseconds; but fence_us is lowered only once no node has the longer election_min_us any more.
     """
 
     group: GroupId

@@ -44,6 +44,7 @@ class Progress:
         "node",
         "offer",
         "paused_us",
+        "promised_us",
         "quarantine",
         "reachable",
         "release_index",
@@ -72,6 +73,7 @@ class Progress:
         self.moved_us = now_us  # last answer, or the send into an empty window
         self.retry_us: Micros = 0  # how long to wait for an answer; set by replication, doubles
         self.contact_us: Micros = 0  # send time of the newest append that was answered
+        self.promised_us: Micros = 0  # of the newest whose answer promised as much as a lease rests on
         self.quarantine = 0  # number of the member's quarantine: its acknowledgements count for nothing
         self.release_of = 0
         self.release_index: LogIndex = 0
@@ -109,7 +111,7 @@ class Progress:
         expected = max(self.match, self.acked) + 1
         self.match = 0
         self.request_floor = self.request
-        self.contact_us = 0
+        self.contact_us = self.promised_us = 0
         self.caught_up = False
         self.become_probe(now_us)
         self.next = expected

@@ -62,18 +62,24 @@ def confirm(state: State, now_us: Micros) -> None:
         state.changed = True
 
 
-def quorum_contact(state: State, now_us: Micros) -> Micros:
-    """Since when, by send time, a quorum of each set of voters has not taken anyone else for the leader."""
+def quorum_contact(state: State, now_us: Micros, promised: bool = False) -> Micros:
+    """Since when, by send time, a quorum of each set of voters has not taken anyone else for the leader; promised: and
+    does not as long as a lease from then on lasts."""
     assert state.role is LEADER
-    contact_us = reached(_contacts(state, state.voter_peers, state.voter_self, now_us))
+    contact_us = reached(_contacts(state, state.voter_peers, state.voter_self, now_us, promised))
     if state.outgoing_peers or state.outgoing_self:
-        contact_us = min(contact_us, reached(_contacts(state, state.outgoing_peers, state.outgoing_self, now_us)))
+        outgoing = _contacts(state, state.outgoing_peers, state.outgoing_self, now_us, promised)
+        contact_us = min(contact_us, reached(outgoing))
     return contact_us
 
 
-def _contacts(state: State, peers: tuple[Progress, ...], own: bool, now_us: Micros) -> list[Micros]:
+def _contacts(state: State, peers: tuple[Progress, ...], own: bool, now_us: Micros, promised: bool) -> list[Micros]:
+    """A lane's acknowledgement is a promise for as long as the heartbeat asked."""
     acked_us = state.contacts.acked_us
-    times = [0 if peer.quarantine else max(peer.contact_us, acked_us(peer.node)) for peer in peers]
+    times = [
+        0 if peer.quarantine else max(peer.promised_us if promised else peer.contact_us, acked_us(peer.node))
+        for peer in peers
+    ]
     if own:
         times.append(now_us)
     return times
@@ -86,5 +92,5 @@ def lease_valid(state: State, now_us: Micros) -> bool:
     """
     if state.role is not LEADER or not state.own_committed or state.lease_dropped or state.halted:
         return False
-    contact_us = quorum_contact(state, now_us)
+    contact_us = quorum_contact(state, now_us, promised=True)
     return state.voters_since_us <= contact_us and now_us < contact_us + state.config.lease_us

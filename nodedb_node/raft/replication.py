@@ -87,6 +87,7 @@ def send_append(state: State, peer: Progress, last: LogIndex) -> bool:
             (),
             peer.release_of,
             peer.release_index,
+            state.config.election_min_us,
         )
     )
     peer.sent(size_bytes, state.now_us)
@@ -135,6 +136,8 @@ def on_append_response(state: State, now_us: Micros, message: AppendResponse) ->
         state.drop("raft-drop-ack-of-unknown-request")
         return
     in_flight = peer.answered(message.request, now_us)
+    if in_flight and message.promise_us >= state.config.election_min_us:
+        peer.promised_us = peer.contact_us
     peer.retry_us, peer.reachable = 2 * state.config.heartbeat_us, True
     if message.quarantine != peer.quarantine:
         quarantine.on_member_changed(state, now_us, peer, message.quarantine)

@@ -392,7 +392,18 @@ class Group:
 def words(thing: Any) -> str:
     """A message or event in one line, short: what a reader of a script compares."""
     name = type(thing).__name__
-    hidden = {"group", "sender", "receiver", "sender_replica", "receiver_replica", "entries", "runs", "offer", "dump"}
+    hidden = {
+        "promise_us",
+        "group",
+        "sender",
+        "receiver",
+        "sender_replica",
+        "receiver_replica",
+        "entries",
+        "runs",
+        "offer",
+        "dump",
+    }
     parts = []
     for field in thing.__struct_fields__:
         value = getattr(thing, field)

@@ -1,7 +1,9 @@
 """Time: how long a lease lasts, from when it counts, and what watches a quorum or a leader."""
 
+import pytest
+
 from nodedb_node.ids import NodeNumber
-from nodedb_node.raft.messages import ConfigChange, Role
+from nodedb_node.raft.messages import ConfigChange, NotReady, Role
 from tests.raft.group import MS, Group
 
 
@@ -70,3 +72,35 @@ def test_lanes_lost_start_elections_apart() -> None:
     later_us = group[3].next_deadline_us()
     assert first_us is not None and later_us is not None
     assert later_us >= group.now_us + 500 * group[3].config.rank_us
+
+
+@pytest.mark.parametrize("fence_us", [2_000_000, 4_000_000])
+def test_a_lease_rests_on_promises_that_are_as_long_and_survive_a_restart(fence_us: int) -> None:
+    """Settings change node by node: 1 has a lease of 3.6 s already, the others would vote again after 1 s."""
+    group = Group(3, fence_us=fence_us)
+    group.crash(1)
+    group.settings = {"election_min_us": 4_000_000, "election_max_us": 8_000_000, "lease_us": 3_600_000}
+    group.settings["fence_us"] = 8_000_000
+    group.restart(1)
+    group.now_us += 9000 * MS
+    group.elect(1)
+    assert group[1].lease_valid(group.now_us) == (fence_us == 4_000_000)
+    assert group[1].read(group.now_us, "r") is None
+    group.now_us += 1100 * MS
+    refusal = group[2].campaign(group.now_us)
+    assert isinstance(refusal, NotReady)
+    group.now_us += 1000 * MS
+    assert (group[2].campaign(group.now_us) is None) == (fence_us == 2_000_000)
+
+
+def test_a_member_without_leases_has_no_fence_and_promises_nothing_to_a_lease() -> None:
+    group = Group(3)
+    for node in (2, 3):
+        group.crash(node)
+        group.settings = {"lease_us": 0}
+        group.restart(node)
+    group.now_us += 5000 * MS
+    group.elect(1)
+    group.propose(1, "a")
+    group.settle()
+    assert group[1].commit == 2 and not group[1].lease_valid(group.now_us)
