@@ -167,9 +167,9 @@ class RaftLog:
     def tick(self) -> None:
         """A few times a second: Raft's deadlines, compaction of an idle log, and a word about a slow disk."""
         now_us, inflight_us = self._now_us(), self._io.inflight_us()
+        self._multi.disk_age(now_us, inflight_us)
         if self._own_turn is None:
             self._settle()
-            self._multi.disk_age(now_us, inflight_us)
             self._multi.tick(now_us)
             self._do_snapshots(now_us)
             commits = self._take_turns(now_us, None)
