@@ -127,7 +127,8 @@ class MultiRaft:
         self._waiting: set[GroupId] = set()  # whose reads wait for contact
         self._beat_us: Micros = 0
         self._beat_now = False
-        self._stalled = False
+        self._stalled = self._resigned = False
+        self._resign_us: Micros = NEVER  # when a stalled disk has cost this process its leaderships
         self._silenced_until_us: Micros = 0
         self._number = 0
         self._durable = 0
@@ -308,17 +309,19 @@ class MultiRaft:
             self._rafts[group].compacted(index)
 
     def disk_age(self, now_us: Micros, oldest_unfinished_us: Micros) -> None:
-        """How old the oldest unfinished write is; a stalled disk loses leadership by itself, as heartbeats stop and
-        nothing new is appended, which would be a sign of life too. Lanes count as unanswered from then on, though
-        nothing is asked: CheckQuorum goes on where a partition keeps the next term away."""
-        stalled = oldest_unfinished_us > self.config.group.election_min_us // 2
+        """How old the oldest unfinished write is. A stalled disk loses leadership by itself, as heartbeats stop and
+        nothing new is appended, which would be a sign of life too. After an election's time it is given up: appends of
+        what is old may keep a member loyal, and a partition the next term away."""
+        config = self.config.group
+        stalled = oldest_unfinished_us > config.election_min_us // 2
         if stalled and not self._stalled:
             mark("multi-disk-stalled")
-            for out in self._out.values():
-                out.waits_us = out.waits_us or now_us
         if stalled:
             self._silenced_until_us = now_us + SILENCED_US
-        self._stalled = stalled
+        self._stalled, self._resigned = stalled, self._resigned and stalled
+        self._resign_us = NEVER
+        if stalled and not self._resigned:
+            self._resign_us = now_us - oldest_unfinished_us + config.election_max_us
 
     def lane_up(self, now_us: Micros, peer: NodeNumber, generation: int) -> None:
         """A session with this process of the peer stands."""
@@ -363,6 +366,8 @@ class MultiRaft:
             if 0 < out.waits_us < silent_us and out.set and not out.silent:
                 silent_us = out.waits_us
         due_us = silent_us + self.config.silence_us
+        if self._resign_us < due_us:
+            due_us = self._resign_us
         wait_us, transfer_us = self.watchers.next_deadline_us(), self._transfers.next_deadline_us()
         if wait_us is not None and wait_us < due_us:
             due_us = wait_us
@@ -380,6 +385,8 @@ class MultiRaft:
     def tick(self, now_us: Micros) -> None:
         """Deadlines that have passed: lanes first, so that no group's work delays a heartbeat."""
         self._beat(now_us)
+        if self._resign_us <= now_us:
+            self._resign(now_us)
         for lane in self._in.values():
             if not lane.lost and lane.heard_us + self.config.silence_us <= now_us:
                 mark("multi-lane-silent")
@@ -399,6 +406,13 @@ class MultiRaft:
             self._touch(group)
             self._drop_stale_deadlines()
 
+    def _resign(self, now_us: Micros) -> None:
+        self._resigned, self._resign_us = True, NEVER
+        for group, raft in self._rafts.items():
+            if raft.role is Role.LEADER:
+                raft.resign(now_us)
+                self._touch(group)
+
     def _drop_stale_deadlines(self) -> None:
         rows = self._deadlines
         while rows and self._due.get(rows[0][1]) != rows[0][0]:
@@ -416,6 +430,18 @@ class MultiRaft:
         self._lane_messages = {}
         if self._transfers.changed:
             self._take_transfers(now_us, out)
+        while self._busy and not out.readies:  # a crowd that has nothing to say does not hide the next one
+            self._serve(now_us, out)
+        waits, self._waits = self._waits, []
+        if not (out.readies or out.free or waits or out.bulk or out.work or out.committed):
+            return None
+        self._number += 1
+        self._flying.append((self._number, out.readies))
+        lists = (out.records, out.free, out.after, out.committed, out.reads, out.failures)
+        return Turn(self._number, *lists, out.bulk, out.work, out.events, waits)
+
+    def _serve(self, now_us: Micros, out: "_Gathered") -> None:
+        """The groups that have been busy longest, at most groups_per_turn of them."""
         busy, self._busy = self._busy, {}
         if len(busy) > self.config.groups_per_turn:
             mark("multi-crowded-turn")
@@ -431,13 +457,6 @@ class MultiRaft:
             if raft.term != terms[group]:
                 self._lanes_changed(group)
             self._arm(group, raft)
-        waits, self._waits = self._waits, []
-        if not (out.readies or out.free or waits or out.bulk or out.work or out.committed):
-            return None
-        self._number += 1
-        self._flying.append((self._number, out.readies))
-        lists = (out.records, out.free, out.after, out.committed, out.reads, out.failures)
-        return Turn(self._number, *lists, out.bulk, out.work, out.events, waits)
 
     def _take_transfers(self, now_us: Micros, out: "_Gathered") -> None:
         out.work = self._transfers.take(now_us, out.bulk)
@@ -539,7 +558,11 @@ class MultiRaft:
                 self._lane_messages.setdefault(peer, []).append(lane.beat(*row))
 
     def _heartbeat(self, now_us: Micros, peer: NodeNumber, beat: LaneHeartbeat) -> None:
-        lane = self._in.setdefault(peer, Inbound(peer))
+        for group in self._busy:  # it may have voted for another in this very turn: that is to be told, not promised
+            raft = self._rafts[group]
+            if raft.term != self._terms[group] or raft.quarantine:
+                self._lanes_changed(group)
+        lane = self._in.setdefault(peer, Inbound(peer, self.config.group.election_min_us))
         own = (self.node, self.config.generation, self.bound)
         ack, left, fresh = lane.take(now_us, beat, own, self._judge)
         self.bound_heard = max(self.bound_heard, beat.bound)
@@ -557,8 +580,6 @@ class MultiRaft:
         lane = self._outbound(peer)
         known = lane.peer_generation
         doubts = lane.ack(ack)
-        if self._stalled:
-            lane.waits_us = lane.waits_us or now_us  # the newest heartbeat, and none will follow
         self.bound_heard = max(self.bound_heard, ack.bound)
         if known not in (0, lane.peer_generation):
             self._peer_restarted(now_us, peer)

@@ -11,7 +11,7 @@ The verbs of core.Raft (config, restored, contacts, rng, now_us):
     take_ready() -> Ready | None          once per turn; appends are made here, so a turn's proposals share one append
     persisted(now_us, number)             Ready `number` and all before it are durable
     propose(now_us, size_bytes, data)     -> (index, term) | Refusal; so do propose_config(now_us, ConfigChange),
-    transfer(now_us, to), read(now_us, context), campaign(now_us) -> None | Refusal
+    transfer(now_us, to), read(now_us, context), campaign(now_us) -> None | Refusal; resign(now_us)
     contact(now_us)                       acked_us may have risen; needed only while waits_for_contact
     lane_lost(now_us, peer, rank)         the lane to peer died, its generation changed, or this group left its set;
                                           whatever this replica's role is. rank spreads the groups of one lane

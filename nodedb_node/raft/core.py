@@ -162,6 +162,18 @@ class Raft(State):
         self.now_us = now_us
         quarantine.enter(self, now_us, why)
 
+    def resign(self, now_us: Micros) -> None:
+        """The owner cannot do what a leader must; somebody else may be able to."""
+        self.now_us = now_us
+        if self.role is LEADER and not membership.is_sole_voter(self):
+            roles.become_follower(self, now_us, self.term, NOBODY)
+
+    def halt(self, why: str) -> None:
+        """Besides, it leads no more: its lanes would keep the others from electing a leader that goes on."""
+        super().halt(why)
+        if self.role is LEADER:
+            roles.become_follower(self, self.now_us, self.term, NOBODY)
+
     def raise_bound(self, bound: int) -> None:
         """The owner's highest HLC bound; carried by votes."""
         self.bound = max(self.bound, bound)
