@@ -79,11 +79,13 @@ class Raft(State):
     def __init__(self, config: GroupConfig, restored: Restored, contacts: Contacts, rng: Rng, now_us: Micros) -> None:
         super().__init__(config, restored, contacts, rng, now_us)
         membership.refresh(self)
+        if not self.halted:
+            membership.check_removed(self)  # told before, and its process ended before the tombstone was there
         if membership.is_sole_voter(self) and self.config_watch == EVERYTHING:
             # It can have promised nothing to anyone. Not yet committed, a leader outside may still rest on its promise.
             self.fence_us = 0
             self.election_us = now_us
-        else:
+        elif not self.removed:
             roles.arm_election(self, now_us)
 
     # ---- messages and time ----

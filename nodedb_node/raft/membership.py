@@ -175,6 +175,12 @@ def is_replaced(state: State, node: NodeNumber, replica: ReplicaId) -> bool:
     return state.members.get(node, replica) > replica
 
 
+def check_removed(state: State) -> None:
+    """Another configuration is known to be committed, by whatever way: it may lack this replica."""
+    if was_removed(state, state.node, state.replica):
+        become_removed(state, committed(state)[0])
+
+
 def become_removed(state: State, index: LogIndex) -> None:
     """This replica is no member any more: quiet from now on (it still answers), and its owner drops it."""
     if not state.removed:

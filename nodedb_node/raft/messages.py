@@ -102,7 +102,8 @@ class Entry(msgspec.Struct, frozen=True, gc=False, array_like=True):
 
 
 class RequestVote(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=1):
-    """Candidate → voter. pre: would you vote for me in `term`? Nothing is promised (thesis, 9.6)."""
+    """Candidate → voter. pre: would you vote for me in `term`? Nothing is promised (thesis, 9.6). Also from
+    a replica that may not campaign, to be told if it was removed."""
 
     group: GroupId
     sender: NodeNumber
