@@ -36,6 +36,7 @@ from nodedb_node.raft.messages import (
     LEADER,
     NOBODY,
     PRE_CANDIDATE,
+    TERM_MAX,
     AppendEntries,
     AppendResponse,
     ConfigChange,
@@ -102,6 +103,8 @@ class Raft(State):
             self.drop("raft-drop-from-nobody")
         elif self.members.get(sender, message.sender_replica) > message.sender_replica:
             self.drop("raft-drop-replaced-replica")
+        elif message.term > TERM_MAX:
+            self.drop("raft-drop-term-without-next")
         else:
             handler(self, now_us, message)
 
@@ -196,7 +199,9 @@ class Raft(State):
         self.now_us = now_us
         if self.halted:
             return
-        if term > self.term:
+        if term > TERM_MAX:
+            self.drop("raft-drop-term-without-next")
+        elif term > self.term:
             roles.become_follower(self, now_us, term, NOBODY)
         elif self.role is LEADER and peer in self.peers and not self.peers[peer].inflight:
             replication.probe(self, now_us, self.peers[peer])

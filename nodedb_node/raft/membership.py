@@ -42,7 +42,7 @@ def at(state: State, index: LogIndex) -> tuple[LogIndex, Configuration]:
 def adopt(state: State, index: LogIndex, configuration: Configuration) -> None:
     """Entry `index` has just been appended."""
     assert index > state.configs[-1][0], "configurations rise"
-    assert not configurations.fault(configuration)
+    assert configuration.voters and not configurations.fault(configuration)
     state.configs.append((index, configuration))
     refresh(state)
     announce(state)

@@ -19,6 +19,9 @@ Term: TypeAlias = int  # 0: before the first election
 LogIndex: TypeAlias = int  # the first entry is 1
 Micros: TypeAlias = int  # of CLOCK_BOOTTIME
 
+TERM_MAX: Term = 1 << 62  # of what a peer says: the own next term must fit into a record
+ENTRY_BYTES_MAX = 1 << 32  # of what a peer says: the sum over a log must fit into 64 bits
+
 NOBODY = NodeNumber(0)  # no leader known, no vote given
 FOUNDER = ReplicaId(0)
 
