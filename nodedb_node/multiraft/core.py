@@ -214,7 +214,8 @@ class MultiRaft:
     # ---- what happened ----
 
     def step(self, now_us: Micros, peer: NodeNumber, frame: Sequence[LaneMessage]) -> None:
-        """All messages of one frame of the lane to peer, whose identity the lane has proved."""
+        """All messages of one frame of the lane to peer, whose identity the lane has proved. now_us is read after the
+        frame has arrived: a promise that counted from before would end before the lease that rests on it."""
         rafts, busy = self._rafts, self._busy
         for message in frame:
             if message.sender != peer:
