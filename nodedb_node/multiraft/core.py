@@ -154,8 +154,8 @@ class MultiRaft:
         self.watchers.add_group(group, raft.applied)
         self._lanes_changed(group)
         self._arm(group, raft)
-        if raft.halted:
-            self._touch(group)  # it has that to say
+        if raft.changed:
+            self._touch(group)  # that it is halted, or was removed
 
     def remove_group(self, now_us: Micros, group: GroupId) -> None:
         """The replica is gone from here; its owner has written the tombstone."""
@@ -215,7 +215,8 @@ class MultiRaft:
     # ---- what happened ----
 
     def step(self, now_us: Micros, peer: NodeNumber, frame: Sequence[LaneMessage]) -> None:
-        """All messages of one frame of the lane to peer, whose identity the lane has proved."""
+        """All messages of one frame of the lane to peer, whose identity the lane has proved. now_us is read after the
+        frame has arrived: a promise that counted from before would end before the lease that rests on it."""
         rafts, busy = self._rafts, self._busy
         for message in frame:
             if message.sender != peer:
@@ -334,14 +335,14 @@ class MultiRaft:
             self._peer_restarted(now_us, peer)
         self._transfers.peer_up(now_us, peer)
         if before is None:
-            for group in list(lane.set):
+            for group in self._sending_to(peer):
                 self._rafts[group].reachable(now_us, peer)
                 self._touch(group)
         self._beat_now = True
 
     def lane_down(self, now_us: Micros, peer: NodeNumber) -> None:
         self._up.pop(peer, None)
-        for group in list(self._outbound(peer).set):
+        for group in self._sending_to(peer):
             self._rafts[group].unreachable(peer)
         self._out_of_contact(now_us, peer)
         out = self._outbound(peer)
@@ -518,6 +519,10 @@ class MultiRaft:
             self._out[peer] = Outbound(peer)
         return self._out[peer]
 
+    def _sending_to(self, peer: NodeNumber) -> list[GroupId]:
+        """Groups led here with a replica there, also one that has still to hear of its removal."""
+        return [group for group, raft in self._rafts.items() if peer in raft.peers]
+
     def _led(self, group: GroupId) -> None:
         """Role, term or members changed: the sets of the lanes follow."""
         raft = self._rafts[group]
@@ -605,7 +610,7 @@ class MultiRaft:
 
     def _peer_restarted(self, now_us: Micros, peer: NodeNumber) -> None:
         mark("multi-peer-restarted")
-        for group in sorted(self._out[peer].set):
+        for group in self._sending_to(peer):
             self._rafts[group].peer_restarted(now_us, peer)
             self._touch(group)
 

@@ -4,6 +4,10 @@ Invariant: nothing in this package reads a clock, draws a random number by itsel
 to others (votes, acknowledgements) leaves only behind the records it depends on. All groups of a process are
 multiraft's; liveness of peers is measured per lane there and read through `Contacts`.
 
+now_us is read after what it is given with (a message, a read, an answer of the disk) has arrived, and before anything
+that this causes leaves. Promises count from arrival and leases from sending: were the clock read before a pause and the
+message taken after it, a promise would end before the lease that rests on it.
+
 The verbs of core.Raft (config, restored, contacts, rng, now_us):
 
     step(now_us, message)                 a decoded message whose sender was checked against its lane

@@ -36,6 +36,7 @@ from nodedb_node.raft.messages import (
     LEADER,
     NOBODY,
     PRE_CANDIDATE,
+    TERM_MAX,
     AppendEntries,
     AppendResponse,
     ConfigChange,
@@ -79,11 +80,13 @@ class Raft(State):
     def __init__(self, config: GroupConfig, restored: Restored, contacts: Contacts, rng: Rng, now_us: Micros) -> None:
         super().__init__(config, restored, contacts, rng, now_us)
         membership.refresh(self)
+        if not self.halted:
+            membership.check_removed(self)  # told before, and its process ended before the tombstone was there
         if membership.is_sole_voter(self) and self.config_watch == EVERYTHING:
             # It can have promised nothing to anyone. Not yet committed, a leader outside may still rest on its promise.
             self.fence_us = 0
             self.election_us = now_us
-        else:
+        elif not self.removed:
             roles.arm_election(self, now_us)
 
     # ---- messages and time ----
@@ -100,6 +103,8 @@ class Raft(State):
             self.drop("raft-drop-from-nobody")
         elif self.members.get(sender, message.sender_replica) > message.sender_replica:
             self.drop("raft-drop-replaced-replica")
+        elif message.term > TERM_MAX:
+            self.drop("raft-drop-term-without-next")
         else:
             handler(self, now_us, message)
 
@@ -206,7 +211,9 @@ class Raft(State):
         self.now_us = now_us
         if self.halted:
             return
-        if term > self.term:
+        if term > TERM_MAX:
+            self.drop("raft-drop-term-without-next")
+        elif term > self.term:
             roles.become_follower(self, now_us, term, NOBODY)
         elif self.role is LEADER and peer in self.peers and not self.peers[peer].inflight:
             replication.probe(self, now_us, self.peers[peer])
