@@ -84,3 +84,30 @@ def test_a_leader_whose_group_halts_leads_no_more_and_its_reads_end() -> None:
     assert failures == ["a read"]
     cluster.heal()
     cluster.until(lambda: cluster.leader(0) not in (None, leader.node), us=6_000_000)
+
+
+def test_a_member_that_restarts_needs_no_snapshot_though_the_log_is_compacted() -> None:
+    """Its lane is up again, and the append that asks where it stands goes out a second time: from where it did."""
+    cluster, leader, member, _ = led()
+    for _ in range(20):
+        cluster.propose(0, b"x")
+    cluster.run(500_000)
+    raft = leader.multi.raft(GROUP)
+    leader.multi.compacted({GROUP: (15, raft.term)})
+    cluster.restart(member.node)
+    cluster.run(300_000)
+    assert raft.peers[member.node].match == raft.log.last_index
+    assert not any(turn.bulk or turn.work for turn in leader.turns)
+
+
+def test_a_new_leader_wants_no_snapshot_for_a_member_it_has_not_heard_of() -> None:
+    cluster, leader, second, third = led()
+    for _ in range(20):
+        cluster.propose(0, b"x")
+    cluster.run(500_000)
+    for process in (second, third):
+        process.multi.compacted({GROUP: (15, leader.multi.raft(GROUP).term)})
+    cluster.isolate(leader.node)
+    cluster.until(lambda: cluster.leader(0) not in (None, leader.node), us=6_000_000)
+    cluster.run(3_000_000)
+    assert not any(turn.bulk or turn.work for process in (second, third) for turn in process.turns)
