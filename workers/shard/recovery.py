@@ -75,6 +75,9 @@ def open_log(
         generation=max(1, boot.generation + (boot.node_generation << 16)),
     )
     snapshots = SnapshotFiles(
-        os.path.join(boot.worker_dir, "snapshots"), store, lambda group: vshards_of_group(Group(group), boot.groups)
+        os.path.join(boot.worker_dir, "snapshots"),
+        store,
+        lambda group: vshards_of_group(Group(group), boot.groups),
+        wal.floor_bytes,
     )
     return start.open_log(LogDirectory(path), config, held, engine.replay, now_us, sync_us, snapshots)
