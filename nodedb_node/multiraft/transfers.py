@@ -24,8 +24,8 @@ from nodedb_node.raft import configuration as configurations
 from nodedb_node.raft.core import Raft
 from nodedb_node.raft.messages import InstallSnapshot, LogIndex, Micros, Role
 
-GENERATION_BITS = 32  # transfer numbers of one life of a process
-
+COUNT_BITS = 24  # a transfer's number counts on from a place of this life of the process
+FIRST_BITS = 63  # of that place; the life's highest bits are left out, so that places come back after 2^19 starts
 
 Committed = tuple[GroupId, LogIndex, LogIndex]
 
@@ -52,7 +52,7 @@ class Transfers:
         self.changed = False  # something may be there to hand out
         self.installing: dict[GroupId, Installing] = {}
         self._limits, self._rafts, self._touch = limits, rafts, touch
-        self._sender = SnapshotSender(limits, (generation << GENERATION_BITS) + 1, now_us)
+        self._sender = SnapshotSender(limits, _first_number(generation), now_us)
         self._receiver = SnapshotReceiver(limits)
         self._waiting: dict[GroupId, dict[NodeNumber, None]] = {}  # members that wait for a cut that is being made
         self._cuts: dict[GroupId, Manifest] = {}  # the newest of each group
@@ -337,6 +337,11 @@ class Transfers:
                 self._idle.pop(group, None)
             else:
                 self._idle.setdefault(group, now_us)
+
+
+def _first_number(generation: int) -> int:
+    """Of a life's transfers. Two lives that meet in a number, after so many, still differ in their terms."""
+    return (generation << COUNT_BITS) % (1 << FIRST_BITS) + 1
 
 
 def _reaches(raft: Raft, manifest: Manifest) -> bool:

@@ -72,7 +72,7 @@ def open_log(
         backend=wal.backend,
         segment_bytes=wal.segment_bytes,
         floor_bytes=wal.floor_bytes,
-        generation=max(1, boot.generation + (boot.node_generation << 16)),
+        generation=boot.life,
     )
     snapshots = SnapshotFiles(
         os.path.join(boot.worker_dir, "snapshots"),
