@@ -347,6 +347,7 @@ class MultiRaft:
 
     def lane_down(self, now_us: Micros, peer: NodeNumber) -> None:
         self._up.pop(peer, None)
+        self._transfers.peer_down(now_us, peer)
         for group in list(self._outbound(peer).set):
             self._rafts[group].unreachable(peer)
         self._out_of_contact(now_us, peer)

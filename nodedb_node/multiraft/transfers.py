@@ -54,6 +54,7 @@ class Transfers:
         self._limits, self._rafts, self._touch = limits, rafts, touch
         self._sender = SnapshotSender(limits, _first_number(generation), now_us)
         self._receiver = SnapshotReceiver(limits)
+        self._up: set[NodeNumber] = set()  # peers with a lane
         self._waiting: dict[GroupId, dict[NodeNumber, None]] = {}  # members that wait for a cut that is being made
         self._cuts: dict[GroupId, Manifest] = {}  # the newest of each group
         self._old: set[Manifest] = set()  # still read by transfers
@@ -69,7 +70,7 @@ class Transfers:
     def wanted(self, now_us: Micros, raft: Raft, peer: NodeNumber) -> None:
         self.changed = True
         self._sender.stop(now_us, raft.group, peer)  # of an earlier wish: where it was is asked anew
-        if now_us < self._not_before.get((raft.group, peer), 0):
+        if peer not in self._up or now_us < self._not_before.get((raft.group, peer), 0):
             self._failed(now_us, raft, peer)
             return
         manifest = self._cuts.get(raft.group)
@@ -115,6 +116,10 @@ class Transfers:
         member = raft.peers.get(peer)
         if member is None:
             return  # no leader any more, or no member of its
+        if peer not in self._up:
+            mark("multi-snapshot-peer-went")
+            self._failed(now_us, raft, peer)
+            return
         number = self._sender.start(now_us, peer, member.replica, raft.term, manifest)
         if number is None:
             mark("multi-snapshot-crowd")
@@ -149,7 +154,13 @@ class Transfers:
                 self._sender.stop(now_us, raft.group, peer)
                 self.changed = True
 
+    def peer_down(self, now_us: Micros, peer: NodeNumber) -> None:
+        self._up.discard(peer)
+        self._sender.peer_down(now_us, peer)
+        self.changed = True
+
     def peer_up(self, now_us: Micros, peer: NodeNumber) -> None:
+        self._up.add(peer)
         self._sender.peer_up(now_us, peer)
         self.changed = True
 

@@ -14,6 +14,7 @@ from nodedb_node.multiraft.snapshot.desk import Desk
 from nodedb_node.multiraft.snapshot.limits import SnapshotLimits
 from nodedb_node.multiraft.snapshot.messages import Chunk, Done, Offer, Reason, Refusal
 from nodedb_node.raft.messages import NOOP, Entry, Reset
+from nodedb_node.raft.progress import Flow
 from nodedb_node.storage.transfers import SnapshotFiles
 from tests.multiraft.cluster import Cluster, Process
 from tests.storage.rows import contents, fill, keys_of_group, open_store, vshards_of
@@ -122,6 +123,37 @@ def test_a_member_that_restarts_half_way_goes_on_where_it_was(cluster: Stored) -
     cluster.until(lambda: behind.committed[GROUP] >= index, us=60_000_000)
     numbers = sorted({message.number for message in cluster.moved if isinstance(message, Chunk)})
     assert numbers[0] >= 2, "the first ones are there already"
+
+
+def test_a_member_whose_lane_is_down_is_sent_nothing_and_served_when_it_is_back(cluster: Stored) -> None:
+    leader, behind, index = leave_behind(cluster)
+    cluster.heal()
+    cluster.until(lambda: sum(isinstance(message, Chunk) for message in cluster.moved) > 4)
+    cluster.isolate(behind.node)
+    leader.multi.lane_down(cluster.now_us, behind.node)
+    cluster.run(10_000_000)
+    assert not leader.multi._transfers._sender.manifests()
+    cluster.heal()
+    cluster.moved.clear()
+    leader.multi.lane_up(cluster.now_us, behind.node, behind.generation)
+    cluster.until(lambda: behind.committed[GROUP] >= index, us=3_000_000)
+    numbers = sorted({message.number for message in cluster.moved if isinstance(message, Chunk)})
+    assert numbers[0] >= 2, "the first ones are there already"
+
+
+def test_no_snapshot_is_cut_for_a_member_that_has_no_lane(cluster: Stored) -> None:
+    """Of a member that never answered, a leader knows nothing but that it lacks the beginning of the log."""
+    leader, behind, _ = leave_behind(cluster)
+    leader.multi.lane_down(cluster.now_us, behind.node)
+    third = next(p for p in cluster.processes.values() if p not in (leader, behind))
+    third.multi.lane_down(cluster.now_us, behind.node)
+    third.multi.compacted({GROUP: (third.committed[GROUP], leader.multi.raft(GROUP).term)})
+    assert leader.multi.transfer(cluster.now_us, GROUP, third.node) is None
+    cluster.until(lambda: cluster.leader(GROUP) == third.node)
+    third.turns.clear()
+    cluster.run(10_000_000)
+    assert third.multi.raft(GROUP).peers[behind.node].flow is Flow.SNAPSHOT
+    assert not any(turn.work for turn in third.turns)
 
 
 def test_an_offer_that_raft_has_not_accepted_is_not_taken(cluster: Stored) -> None:

@@ -135,6 +135,13 @@ class SnapshotSender:
                 self._finish(transfer, Reason.STOPPED)
         self._admit(now_us)
 
+    def peer_down(self, now_us: int, peer: int) -> None:
+        """No connection: its places go to others, its snapshots from the disk. Back again, it is asked what it has."""
+        for transfer in (*self._active.values(), *self._waiting):
+            if transfer.peer == peer:
+                self._finish(transfer, Reason.STOPPED)
+        self._admit(now_us)
+
     def peer_up(self, now_us: int, peer: int) -> None:
         """A new connection: what was in flight may be lost."""
         for transfer in list(self._active.values()):

@@ -217,6 +217,22 @@ def test_places_are_limited_on_both_sides() -> None:
     assert isinstance(offer, sender.Send) and offer.message.group == 2
 
 
+def test_a_peer_that_is_gone_holds_no_place() -> None:
+    """Each of its groups took a place until its patience ended; a living peer waited for all of them."""
+    sending, live = sender.SnapshotSender(LIMITS, 1, 0), 7
+    for group in range(200):
+        for dead in (8, 9):
+            sending.start(0, dead, 0, 5, manifest_of(DATA, group))
+    sending.start(0, live, 0, 5, manifest_of(DATA, 500))
+    sending.take_outputs()
+    sending.peer_down(0, 8)
+    outputs = sending.take_outputs()
+    assert [row.peer for row in outputs if isinstance(row, sender.Send)] == [live]
+    ended = [row for row in outputs if isinstance(row, sender.Finished)]
+    assert {(row.peer, row.reason) for row in ended} == {(8, Reason.STOPPED)} and len(ended) == 200
+    assert sending.find(9, 0) and not sending.find(8, 199)
+
+
 def test_a_newer_snapshot_replaces_an_older_one_and_not_the_reverse() -> None:
     machine, manifest = accepted()
     newer = manifest_of(b"newer", index=200)
