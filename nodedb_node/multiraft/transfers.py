@@ -191,11 +191,20 @@ class Transfers:
         elif isinstance(message, Offer) and not self._is_announced(peer, raft, message):
             mark("multi-transfer-not-announced")
         else:
+            if isinstance(message, Offer):
+                self._discard_covered()
             self._receiver.on_message(now_us, peer, message, raft.term, raft.applied)
             known = self._announced.get(raft.group)
             accepted = isinstance(message, Offer) and self._receiver.manifest(raft.group) == message.manifest
             if accepted and known is not None and known.transfer == message.transfer:
                 self._accepted[raft.group] = known
+
+    def _discard_covered(self) -> None:
+        """Partial snapshots that their groups have passed by the log: nobody offers them again, and places are few."""
+        for group, index in self._receiver.partials():
+            if self._rafts[GroupId(group)].applied >= index:
+                mark("multi-transfer-passed")
+                self._receiver.drop_group(group)
 
     def _is_announced(self, peer: NodeNumber, raft: Raft, offer: Offer) -> bool:
         """Has Raft accepted an offer of just this? What it would refuse, or has, is answered all the same."""
@@ -272,6 +281,7 @@ class Transfers:
             return
         self.changed = True
         self._sender.tick(now_us)
+        self._discard_covered()
         self._receiver.tick(now_us)
         self._not_before = {row: at for row, at in self._not_before.items() if at > now_us}
         for group, since_us in list(self._idle.items()):

@@ -13,6 +13,7 @@ from nodedb_node.multiraft import books
 from nodedb_node.multiraft.snapshot.desk import Desk
 from nodedb_node.multiraft.snapshot.limits import SnapshotLimits
 from nodedb_node.multiraft.snapshot.messages import Chunk, Done, Offer, Reason, Refusal
+from nodedb_node.multiraft.snapshot.receiver import Discard
 from nodedb_node.raft.messages import NOOP, Entry, Reset
 from nodedb_node.raft.progress import Flow
 from nodedb_node.storage.transfers import SnapshotFiles
@@ -139,6 +140,20 @@ def test_a_member_whose_lane_is_down_is_sent_nothing_and_served_when_it_is_back(
     cluster.until(lambda: behind.committed[GROUP] >= index, us=3_000_000)
     numbers = sorted({message.number for message in cluster.moved if isinstance(message, Chunk)})
     assert numbers[0] >= 2, "the first ones are there already"
+
+
+def test_a_partial_that_the_group_has_passed_by_the_log_is_discarded(cluster: Stored) -> None:
+    leader, behind, index = leave_behind(cluster)
+    cluster.heal()
+    cluster.until(lambda: sum(isinstance(message, Chunk) for message in cluster.moved) > 4)
+    offer = next(message for message in cluster.moved if isinstance(message, Offer))
+    transfers = behind.multi._transfers
+    assert transfers._receiver.partials() == [(GROUP, index)]
+    behind.multi.raft(GROUP).applied = index  # as the next leader's log had it
+    behind.multi.step_bulk(cluster.now_us, leader.node, [offer])
+    turn = behind.multi.take_turn(cluster.now_us)
+    assert turn is not None and turn.work == [Discard(offer.manifest)]
+    assert turn.bulk == {leader.node: [Done(GROUP, offer.term, offer.transfer)]}
 
 
 def test_no_snapshot_is_cut_for_a_member_that_has_no_lane(cluster: Stored) -> None:

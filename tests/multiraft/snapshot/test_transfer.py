@@ -217,6 +217,22 @@ def test_places_are_limited_on_both_sides() -> None:
     assert isinstance(offer, sender.Send) and offer.message.group == 2
 
 
+def test_a_partial_whose_sender_has_given_up_yields_its_place_when_another_is_needed() -> None:
+    """It kept it until it was idle for long, while new offers were refused."""
+    machine = receiver.SnapshotReceiver(LIMITS._replace(incoming_max=2))
+    for group, now_us in ((1, 0), (2, 1000)):
+        machine.on_message(now_us, 1, Offer(group, 5, group, manifest_of(DATA, group), 0), 5, 0)
+    machine.take_outputs()
+    offer, late_us = Offer(3, 5, 3, manifest_of(DATA, 3), 0), LIMITS.patience_us + 1
+    machine.on_message(late_us - 1, 1, offer, 5, 0)
+    assert machine.take_outputs() == [receiver.Send(1, Refusal(3, 5, 3, Reason.BUSY, LIMITS.retry_us))]
+    machine.on_message(late_us, 1, offer, 5, 0)
+    discard, begin, _ = machine.take_outputs()
+    assert (discard, begin) == (receiver.Discard(manifest_of(DATA, 1)), receiver.Begin(manifest_of(DATA, 3)))
+    machine.on_message(late_us, 1, Offer(4, 5, 4, manifest_of(DATA, 4), 0), 5, 0)
+    assert isinstance(machine.take_outputs()[0], receiver.Send), "the others were touched later"
+
+
 def test_a_peer_that_is_gone_holds_no_place() -> None:
     """Each of its groups took a place until its patience ended; a living peer waited for all of them."""
     sending, live = sender.SnapshotSender(LIMITS, 1, 0), 7
