@@ -9,12 +9,13 @@ import errno
 from collections import deque
 from collections.abc import Iterable, Iterator
 
+from nodedb_node import log
 from nodedb_node.ids import GroupId
 from nodedb_node.multiraft.core import MultiRaft
 from nodedb_node.multiraft.snapshot.messages import Manifest, Reason
 from nodedb_node.multiraft.snapshot.receiver import Begin, Discard, Write
 from nodedb_node.multiraft.snapshot.sender import Read
-from nodedb_node.multiraft.snapshot.work import Cut, Install, SnapshotDamaged, SnapshotDisk, Work
+from nodedb_node.multiraft.snapshot.work import Cut, Install, Release, SnapshotDamaged, SnapshotDisk, Work
 from nodedb_node.raft.messages import Micros
 
 
@@ -63,10 +64,8 @@ class Desk:
             self._read(now_us, row)
         elif isinstance(row, Begin | Write):
             self._write(now_us, row)
-        elif isinstance(row, Discard):
-            self._disk.discard(row.manifest)
         else:
-            self._disk.release(row.manifest)
+            self._forget(row)
         return True
 
     def _step_long(self, now_us: Micros, row: Cut | Install) -> None:
@@ -115,6 +114,16 @@ class Desk:
             self._multi.snapshot_not_written(now_us, row.manifest, _reason(error))
         else:
             self._multi.snapshot_written(now_us, row.manifest, row.number)
+
+    def _forget(self, row: Discard | Release) -> None:
+        """A file that stays takes space, and nobody waits for its end: it goes with the next start at the latest."""
+        try:
+            if isinstance(row, Discard):
+                self._disk.discard(row.manifest)
+            else:
+                self._disk.release(row.manifest)
+        except OSError as error:
+            log.warning("a snapshot's file cannot be removed", group=row.manifest.group, why=error)
 
 
 def _reason(error: OSError) -> Reason:
