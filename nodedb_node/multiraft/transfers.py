@@ -62,7 +62,7 @@ class Transfers:
         self._not_before: dict[tuple[GroupId, NodeNumber], Micros] = {}  # the member said when to ask again
         self._announced: dict[GroupId, InstallSnapshot] = {}  # Raft's newest offer to the replica here
         self._accepted: dict[GroupId, InstallSnapshot] = {}  # the one whose bytes are coming
-        self._held: dict[GroupId, list[Committed]] = {}  # committed meanwhile
+        self._held: dict[GroupId, Committed] = {}  # committed meanwhile, one range
         self._work: list[Work] = []
 
     # ---- the leader: a member needs a snapshot ----
@@ -237,10 +237,12 @@ class Transfers:
         self._rafts[group].snapshot_installed(now_us, row.offer)
         self._touch(group)
         self._receiver.installed(manifest)
-        held = self._held.pop(group, [])
-        if held:
-            mark("multi-committed-during-install")
-        return [(group, max(first, manifest.index + 1), last) for _, first, last in held if last > manifest.index]
+        held = self._held.pop(group, None)
+        if held is None:
+            return []
+        mark("multi-committed-during-install")
+        _, first, last = held
+        return [(group, max(first, manifest.index + 1), last)] if last > manifest.index else []
 
     def install_failed(self, now_us: Micros, manifest: Manifest, reason: Reason) -> list[Committed]:
         """Nothing of it is seen in the group. What was committed meanwhile, to be handed out now."""
@@ -254,13 +256,17 @@ class Transfers:
         self._rafts[group].snapshot_refused(now_us, row.offer)
         self._touch(group)
         self._receiver.install_failed(now_us, manifest, reason)
-        return self._held.pop(group, [])
+        held = self._held.pop(group, None)
+        return [held] if held else []
 
     def hold(self, committed: Committed) -> bool:
         """True: an install is out, and what was committed waits for its end."""
         if committed[0] not in self.installing:
             return False
-        self._held.setdefault(committed[0], []).append(committed)
+        group, first, last = committed
+        held = self._held.get(group)
+        assert held is None or held[2] + 1 == first, "what is committed comes in order"
+        self._held[group] = committed if held is None else (group, held[1], last)
         return True
 
     # ---- both ----
@@ -324,7 +330,7 @@ class Transfers:
         group, peer = GroupId(row.manifest.group), NodeNumber(row.peer)
         mark("multi-transfer-ended-without-install")
         if row.retry_us:
-            self._not_before[group, peer] = now_us + row.retry_us
+            self._not_before[group, peer] = now_us + min(row.retry_us, self._limits.quarantine_us)
         raft = self._rafts.get(group)
         progress = raft.peers.get(peer) if raft is not None and raft.role is Role.LEADER else None
         if progress is not None and progress.offer is not None and progress.offer.transfer == row.transfer:

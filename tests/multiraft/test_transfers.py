@@ -2,13 +2,16 @@
 
 import msgspec
 
+from nodedb_node.ids import GroupId, NodeNumber
 from nodedb_node.multiraft.snapshot.limits import SnapshotLimits
-from nodedb_node.multiraft.snapshot.messages import Manifest, Offer
-from nodedb_node.multiraft.snapshot.sender import Send
-from nodedb_node.multiraft.transfers import Transfers
+from nodedb_node.multiraft.snapshot.messages import Manifest, Offer, Reason
+from nodedb_node.multiraft.snapshot.sender import Finished, Send
+from nodedb_node.multiraft.transfers import Installing, Transfers
+from nodedb_node.raft.messages import FOUNDER, InstallSnapshot
 from nodedb_node.supervisor.boot import LIVES_BITS, STARTS_BITS
 
 MANIFEST = Manifest(1, 100, 3, b"", 1000, 100, bytes(32))
+OFFER = InstallSnapshot(GroupId(1), NodeNumber(2), FOUNDER, NodeNumber(1), FOUNDER, 5, 1, 100, 3, 0, b"", 7)
 
 
 def transfers(generation: int = 1) -> Transfers:
@@ -27,3 +30,20 @@ def test_a_life_s_transfers_have_numbers_of_their_own_that_can_be_sent() -> None
             assert msgspec.msgpack.decode(msgspec.msgpack.encode(offer.message), type=Offer) == offer.message
             numbers.append(number)
     assert len(set(numbers)) == len(numbers)
+
+
+def test_what_is_committed_while_an_install_is_out_is_one_range() -> None:
+    """It was a row for each turn, however long the install took."""
+    machine, group = transfers(), GroupId(1)
+    assert not machine.hold((group, 101, 101))
+    machine.installing[group] = Installing(MANIFEST, OFFER)
+    for index in range(101, 200):
+        assert machine.hold((group, index, index))
+    assert machine._held == {group: (group, 101, 199)}
+
+
+def test_a_member_s_wish_to_be_asked_later_has_a_bound() -> None:
+    """Whatever it says: a number that is damaged, or another version's, would keep it from its snapshot for ever."""
+    machine, limits = transfers(), SnapshotLimits()
+    machine._finished(10, Finished(1, 2, MANIFEST, Reason.BUSY, 5, (1 << 63) - 1))
+    assert machine._not_before == {(1, 2): 10 + limits.quarantine_us}
