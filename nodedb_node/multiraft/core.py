@@ -487,7 +487,7 @@ class MultiRaft:
             self._led(group)
             self._transfers.led(now_us, self._rafts[group])
         elif isinstance(event, SnapshotOffered):
-            self._transfers.announced(event.offer)
+            self._transfers.announced(now_us, event.offer)
         elif isinstance(event, QuarantineChanged):
             self._lanes_changed(group)
 

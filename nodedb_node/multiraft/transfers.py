@@ -61,6 +61,7 @@ class Transfers:
         self._idle: dict[GroupId, Micros] = {}  # cuts that nobody needs now → since when
         self._not_before: dict[tuple[GroupId, NodeNumber], Micros] = {}  # the member said when to ask again
         self._announced: dict[GroupId, InstallSnapshot] = {}  # Raft's newest offer to the replica here
+        self._early: dict[GroupId, tuple[NodeNumber, Offer]] = {}  # not announced yet, the newest of each group
         self._accepted: dict[GroupId, InstallSnapshot] = {}  # the one whose bytes are coming
         self._held: dict[GroupId, Committed] = {}  # committed meanwhile, one range
         self._work: list[Work] = []
@@ -176,8 +177,14 @@ class Transfers:
             mark("multi-transfer-restored")
             self._receiver.restore(now_us, manifest, chunks)
 
-    def announced(self, offer: InstallSnapshot) -> None:
+    def announced(self, now_us: Micros, offer: InstallSnapshot) -> None:
+        """Raft has accepted the offer; the bulk lane's may have been faster."""
         self._announced[offer.group] = offer
+        early = self._early.pop(offer.group, None)
+        if early is not None:
+            mark("multi-transfer-was-early")
+            peer, message = early
+            self.message(now_us, peer, self._rafts[offer.group], message)
 
     def message(self, now_us: Micros, peer: NodeNumber, raft: Raft, message: Message) -> None:
         """One message of the bulk lane to peer."""
@@ -185,11 +192,13 @@ class Transfers:
         if not isinstance(message, Offer | Chunk):
             self._sender.on_message(now_us, peer, message)
         elif message.term > raft.term:
-            mark("multi-transfer-of-the-future")  # it is offered again, behind what it has overtaken
+            mark("multi-transfer-of-the-future")  # it has overtaken what Raft is told
+            self._keep(peer, raft, message)
         elif isinstance(message, Offer) and message.replica != raft.replica:
             mark("multi-transfer-for-another-replica")
         elif isinstance(message, Offer) and not self._is_announced(peer, raft, message):
             mark("multi-transfer-not-announced")
+            self._keep(peer, raft, message)
         else:
             if isinstance(message, Offer):
                 self._discard_covered()
@@ -198,6 +207,11 @@ class Transfers:
             accepted = isinstance(message, Offer) and self._receiver.manifest(raft.group) == message.manifest
             if accepted and known is not None and known.transfer == message.transfer:
                 self._accepted[raft.group] = known
+
+    def _keep(self, peer: NodeNumber, raft: Raft, message: Offer | Chunk) -> None:
+        """The newest offer, until Raft hears of one: its sender would offer it again only after a stall."""
+        if isinstance(message, Offer):
+            self._early[raft.group] = peer, message
 
     def _discard_covered(self) -> None:
         """Partial snapshots that their groups have passed by the log: nobody offers them again, and places are few."""
@@ -276,7 +290,7 @@ class Transfers:
         self.changed = True
         self._sender.stop(now_us, group)
         self._receiver.drop_group(group)
-        for table in (self._waiting, self._announced, self._accepted, self.installing, self._held):
+        for table in (self._waiting, self._announced, self._early, self._accepted, self.installing, self._held):
             table.pop(group, None)
         if group in self._cuts:
             self._retire(group)

@@ -12,9 +12,9 @@ from nodedb_node.ids import GroupId, NodeNumber
 from nodedb_node.multiraft import books
 from nodedb_node.multiraft.snapshot.desk import Desk
 from nodedb_node.multiraft.snapshot.limits import SnapshotLimits
-from nodedb_node.multiraft.snapshot.messages import Chunk, Done, Offer, Reason, Refusal
+from nodedb_node.multiraft.snapshot.messages import Accept, Chunk, Done, Offer, Reason, Refusal
 from nodedb_node.multiraft.snapshot.receiver import Discard
-from nodedb_node.raft.messages import NOOP, Entry, Reset
+from nodedb_node.raft.messages import NOOP, Entry, InstallSnapshot, Reset
 from nodedb_node.raft.progress import Flow
 from nodedb_node.storage.transfers import SnapshotFiles
 from tests.multiraft.cluster import Cluster, Process
@@ -187,6 +187,32 @@ def test_an_offer_that_raft_has_not_accepted_is_not_taken(cluster: Stored) -> No
     turn = behind.multi.take_turn(cluster.now_us)
     assert turn is not None
     assert turn.bulk == {third.node: [Refusal(GROUP, offer.term, 5, Reason.STALE_TERM)]}
+    assert index == offer.manifest.index
+
+
+@pytest.mark.parametrize("first", ["bulk", "raft"])
+def test_an_offer_is_taken_at_once_whichever_lane_is_faster(cluster: Stored, first: str) -> None:
+    """In one turn of the loop, or over a faster path: it was dropped, and offered again only after a stall."""
+    leader, behind, index = leave_behind(cluster)
+    cluster.heal()
+    offers: list[InstallSnapshot] = []
+    while not offers:
+        cluster.step()
+        offers = [message for _, _, frame in cluster.sent for message in frame if isinstance(message, InstallSnapshot)]
+    cluster.until(lambda: any(isinstance(message, Offer) for message in cluster.moved))
+    offer = next(message for message in cluster.moved if isinstance(message, Offer))
+    cluster.restart(behind.node)  # and knows nothing of either
+    cluster.bulk.clear()
+    machine, now_us = behind.multi, cluster.now_us
+    if first == "raft":
+        machine.step(now_us, leader.node, [offers[-1]])
+    machine.step_bulk(now_us, leader.node, [offer])
+    if first == "bulk":
+        machine.step(now_us, leader.node, [offers[-1]])
+    while (turn := machine.take_turn(now_us)) is not None and not turn.bulk:
+        pass
+    assert turn is not None
+    assert turn.bulk == {leader.node: [Accept(GROUP, offer.term, offer.transfer, 0)]}
     assert index == offer.manifest.index
 
 
