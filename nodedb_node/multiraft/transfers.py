@@ -23,6 +23,7 @@ from nodedb_node.multiraft.snapshot.work import Cut, Install, Release, Work
 from nodedb_node.raft import configuration as configurations
 from nodedb_node.raft.core import Raft
 from nodedb_node.raft.messages import InstallSnapshot, LogIndex, Micros, Role
+from nodedb_node.raft.progress import SNAPSHOT
 
 COUNT_BITS = 24  # a transfer's number counts on from a place of this life of the process
 FIRST_BITS = 63  # of that place; the life's highest bits are left out, so that places come back after 2^19 starts
@@ -55,7 +56,8 @@ class Transfers:
         self._sender = SnapshotSender(limits, _first_number(generation), now_us)
         self._receiver = SnapshotReceiver(limits)
         self._up: set[NodeNumber] = set()  # peers with a lane
-        self._waiting: dict[GroupId, dict[NodeNumber, None]] = {}  # members that wait for a cut that is being made
+        self._wishes: dict[NodeNumber, dict[GroupId, None]] = {}  # in order; the member served last is last
+        self._making: dict[GroupId, NodeNumber] = {}  # cuts that are out, and the member each is made for
         self._cuts: dict[GroupId, Manifest] = {}  # the newest of each group
         self._old: set[Manifest] = set()  # still read by transfers
         self._idle: dict[GroupId, Micros] = {}  # cuts that nobody needs now → since when
@@ -70,24 +72,50 @@ class Transfers:
 
     def wanted(self, now_us: Micros, raft: Raft, peer: NodeNumber) -> None:
         self.changed = True
-        self._sender.stop(now_us, raft.group, peer)  # of an earlier wish: where it was is asked anew
-        if peer not in self._up or now_us < self._not_before.get((raft.group, peer), 0):
+        group = raft.group
+        self._sender.stop(now_us, group, peer)  # of an earlier wish: where it was is asked anew
+        if now_us < self._not_before.get((group, peer), 0):
             self._failed(now_us, raft, peer)
-            return
-        manifest = self._cuts.get(raft.group)
-        if raft.group in self._waiting:
-            self._waiting[raft.group][peer] = None
-        elif manifest is not None and _reaches(raft, manifest):
-            mark("multi-snapshot-cut-again-used")
-            self._start(now_us, raft, peer, manifest)
-        else:
-            self._waiting[raft.group] = {peer: None}
+        elif self._making.get(group) == peer or group in self._wishes.get(peer, ()):
+            pass  # it has its place
+        elif peer not in self._up or group in self._making or not self._start_again(now_us, raft, peer):
+            self._wishes.setdefault(peer, {})[group] = None
+
+    def _serve(self, now_us: Micros) -> None:
+        """Ask for cuts whose transfers would go out at once: each is a file, and its rows are read from the store."""
+        for peer in list(self._wishes):
+            while peer in self._up and self._sender.would_admit(peer, self._making.values()):
+                group = next((group for group in self._wishes[peer] if group not in self._making), None)
+                if group is None:
+                    break
+                wishes = self._wishes.pop(peer)
+                del wishes[group]
+                self._wishes[peer] = wishes
+                self._grant(now_us, self._rafts[group], peer)
+            if not self._wishes[peer]:
+                del self._wishes[peer]
+
+    def _grant(self, now_us: Micros, raft: Raft, peer: NodeNumber) -> None:
+        member = raft.peers.get(peer)
+        if member is None or member.flow is not SNAPSHOT:
+            mark("multi-snapshot-wish-of-the-past")
+        elif not self._start_again(now_us, raft, peer):
+            self._making[raft.group] = peer
             self._work.append(Cut(raft.group))
+
+    def _start_again(self, now_us: Micros, raft: Raft, peer: NodeNumber) -> bool:
+        """With the group's newest cut, if there is one that serves."""
+        manifest = self._cuts.get(raft.group)
+        if manifest is None or not _reaches(raft, manifest):
+            return False
+        mark("multi-snapshot-cut-again-used")
+        self._start(now_us, raft, peer, manifest)
+        return True
 
     def cut(self, now_us: Micros, group: GroupId, made: Manifest | None) -> None:
         """The answer to Cut. None: it could not be made."""
         self.changed = True
-        peers, raft = self._waiting.pop(group, {}), self._rafts.get(group)
+        peers, raft = self._wishing(group), self._rafts.get(group)
         manifest = None if made is None or raft is None else _with_configuration(raft, made)
         if manifest is None:
             mark("multi-snapshot-cut-failed")
@@ -101,6 +129,14 @@ class Transfers:
                 self._failed(now_us, raft, peer)
             else:
                 self._start(now_us, raft, peer, manifest)
+
+    def _wishing(self, group: GroupId) -> list[NodeNumber]:
+        """Who can be sent the cut that has just come; they wait no more."""
+        first = [self._making.pop(group)] if group in self._making else []
+        others = [peer for peer, wishes in self._wishes.items() if peer in self._up and group in wishes]
+        for peer in others:
+            del self._wishes[peer][group]
+        return first + others
 
     def _failed(self, now_us: Micros, raft: Raft, peer: NodeNumber) -> None:
         """Raft asks again after a while."""
@@ -290,8 +326,10 @@ class Transfers:
         self.changed = True
         self._sender.stop(now_us, group)
         self._receiver.drop_group(group)
-        for table in (self._waiting, self._announced, self._early, self._accepted, self.installing, self._held):
+        for table in (self._making, self._announced, self._early, self._accepted, self.installing, self._held):
             table.pop(group, None)
+        for wishes in self._wishes.values():
+            wishes.pop(group, None)
         if group in self._cuts:
             self._retire(group)
 
@@ -320,6 +358,8 @@ class Transfers:
     def take(self, now_us: Micros, bulk: dict[NodeNumber, list[Message]]) -> list[Work]:
         """What to do, and in `bulk` what to send."""
         self.changed = False
+        self._release(now_us)
+        self._serve(now_us)
         for sent in self._sender.take_outputs():
             if isinstance(sent, sender.Send):
                 bulk.setdefault(NodeNumber(sent.peer), []).append(sent.message)
@@ -334,7 +374,6 @@ class Transfers:
                 self._install(now_us, done.manifest)
             else:
                 self._work.append(done)
-        self._release(now_us)
         work, self._work = self._work, []
         return work
 

@@ -7,6 +7,7 @@ the transfer was started, and at most window_chunks of a transfer are being read
 """
 
 from collections import deque
+from collections.abc import Collection
 from typing import NamedTuple
 
 from nodedb_node.ids import NodeNumber
@@ -106,6 +107,12 @@ class SnapshotSender:
         self._number += 1
         self._admit(now_us)
         return number
+
+    def would_admit(self, peer: int, promised: Collection[int]) -> bool:
+        """Would a transfer to peer go out at once, behind those that the promised peers are going to get?"""
+        active = [row.peer for row in self._active.values()] + [*promised]
+        to_peer = active.count(peer) + sum(row.peer == peer for row in self._waiting)
+        return len(active) < self._limits.outgoing_max and to_peer < self._limits.per_peer_max
 
     def manifest(self, number: int) -> Manifest | None:
         """Of a transfer that is under way."""
