@@ -46,6 +46,7 @@ from nodedb_node.raft.messages import (
     Micros,
     Position,
     QuarantineChanged,
+    ReadFailure,
     Ready,
     Refusal,
     ReplicaId,
@@ -136,6 +137,7 @@ class MultiRaft:
         self._lane_messages: dict[NodeNumber, list[LaneMessage]] = {}
         self._waits: list[tuple[Any, Outcome]] = []
         self._late: list[tuple[GroupId, LogIndex, LogIndex]] = []  # committed while an install was out
+        self._failures: list[tuple[GroupId, ReadFailure]] = []  # of replicas that are gone
         self._transfers = Transfers(config.snapshots, config.generation, self._rafts, self._touch, now_us)
         self.watchers = Watchers()
         for group, (replica, row) in restored.items():
@@ -160,6 +162,7 @@ class MultiRaft:
     def remove_group(self, now_us: Micros, group: GroupId) -> None:
         """The replica is gone from here; its owner has written the tombstone."""
         self._transfers.drop_group(now_us, group)
+        self._fail_reads(self._rafts[group])
         del self._rafts[group], self._terms[group]
         for rows in (self._busy, self._due):
             rows.pop(group, None)
@@ -169,6 +172,12 @@ class MultiRaft:
             lane.drop(group)
         self._waits += self.watchers.remove_group(group)
         self._lanes_changed(group)
+
+    def _fail_reads(self, raft: Raft) -> None:
+        """Of a replica that goes: whoever waits has to ask another, also where an index was found but not told."""
+        contexts = [context for context, _, _ in raft.reads] + [state.context for state in raft.read_states]
+        failures = raft.read_failures + [ReadFailure(context, raft.not_leader()) for context in contexts]
+        self._failures += [(raft.group, failure) for failure in failures]
 
     def groups(self) -> Iterable[GroupId]:
         return self._rafts.keys()
@@ -342,6 +351,7 @@ class MultiRaft:
 
     def lane_down(self, now_us: Micros, peer: NodeNumber) -> None:
         self._up.pop(peer, None)
+        self._transfers.peer_down(now_us, peer)
         for group in self._sending_to(peer):
             self._rafts[group].unreachable(peer)
         self._out_of_contact(now_us, peer)
@@ -434,7 +444,7 @@ class MultiRaft:
         while self._busy and not out.readies:  # a crowd that has nothing to say does not hide the next one
             self._serve(now_us, out)
         waits, self._waits = self._waits, []
-        if not (out.readies or out.free or waits or out.bulk or out.work or out.committed):
+        if not (out.readies or out.free or waits or out.bulk or out.work or out.committed or out.failures):
             return None
         self._number += 1
         self._flying.append((self._number, out.readies))
@@ -462,6 +472,7 @@ class MultiRaft:
     def _take_transfers(self, now_us: Micros, out: "_Gathered") -> None:
         out.work = self._transfers.take(now_us, out.bulk)
         out.committed, self._late = self._late, []
+        out.failures, self._failures = self._failures, []
 
     def _gather(self, now_us: Micros, out: "_Gathered", group: GroupId, raft: Raft, ready: Ready) -> None:
         out.readies.append((raft, ready.number))
@@ -496,7 +507,7 @@ class MultiRaft:
             self._led(group)
             self._transfers.led(now_us, self._rafts[group])
         elif isinstance(event, SnapshotOffered):
-            self._transfers.announced(event.offer)
+            self._transfers.announced(now_us, event.offer)
         elif isinstance(event, QuarantineChanged):
             self._lanes_changed(group)
 

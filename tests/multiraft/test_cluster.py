@@ -11,6 +11,7 @@ from nodedb_node.multiraft.messages import Doubt, LaneAck, LaneHeartbeat, Outcom
 from nodedb_node.raft.configuration import founding
 from nodedb_node.raft.messages import (
     FOUNDER,
+    NOBODY,
     AppendEntries,
     ConfigChange,
     GroupConfig,
@@ -256,6 +257,22 @@ def test_waits_end_with_the_apply_the_deadline_or_the_group() -> None:
     cluster.pump(process)
     ends = [end for turn in process.turns for end in turn.waits]
     assert ends == [("soon", Outcome.REACHED), ("never", Outcome.TIMED_OUT), ("gone", Outcome.GONE)]
+
+
+def test_reads_of_a_replica_that_goes_are_refused() -> None:
+    """Those that waited in Raft never came back."""
+    cluster = Cluster(3, 1)
+    cluster.until(cluster.led)
+    leader = cluster.processes[NodeNumber(cluster.leader(0) or 0)]
+    assert leader.multi.read(cluster.now_us, GroupId(0), "index found, not told") is None
+    cluster.isolate(leader.node)
+    cluster.now_us += SECOND  # no lease any more
+    assert leader.multi.read(cluster.now_us, GroupId(0), "waits") is None
+    leader.multi.remove_group(cluster.now_us, GroupId(0))
+    cluster.pump(leader)
+    failed = [(group, row.context, row.refusal) for turn in leader.turns for group, row in turn.read_failures]
+    assert failed == [(0, "waits", NotLeader(NOBODY)), (0, "index found, not told", NotLeader(NOBODY))]
+    assert not any(turn.reads for turn in leader.turns)
 
 
 def test_a_sole_voter_leads_at_once_and_a_restart_raises_its_term() -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from nodedb_node.ids import GroupId, NodeNumber
 from nodedb_node.multiraft.lanes import Inbound, Outbound
-from nodedb_node.multiraft.messages import Doubt, LaneAck, LaneHeartbeat
+from nodedb_node.multiraft.messages import Doubt, LaneAck, LaneHeartbeat, Outcome
 from nodedb_node.multiraft.watchers import Watchers
 from tests.seeds import run_seed
 
@@ -228,4 +228,17 @@ def test_many_waits_that_timed_out_leave_nothing_behind() -> None:
     assert len(watchers) == 1
     assert len(watchers._by_index[GroupId(1)]) < 70
     assert watchers.applied(GroupId(1), 3) == [("stays", 1)]
+    assert watchers.next_deadline_us() is None
+
+
+def test_waits_that_were_reached_do_not_stay_behind_one_that_is_open() -> None:
+    watchers = Watchers()
+    watchers.add_group(GroupId(1), 0)
+    assert watchers.wait(GroupId(1), 1 << 40, 5, "due first, and open") is None
+    for index in range(1, 10_000):
+        watchers.wait(GroupId(1), index, 1000 + index, index)
+        assert watchers.applied(GroupId(1), index) == [(index, Outcome.REACHED)]
+        assert len(watchers._by_deadline) < 100
+    assert watchers.next_deadline_us() == 5
+    assert watchers.tick(5) == [("due first, and open", Outcome.TIMED_OUT)]
     assert watchers.next_deadline_us() is None
