@@ -201,7 +201,7 @@ class Worker:
             worker=boot.worker,
             workers=boot.workers,
             groups=boot.groups,
-            generation=boot.generation + (boot.node_generation << 16),
+            generation=boot.life,
             connections_max=self._connections_max(),
             deadline_ms=clients.deadline_ms,
             output_bytes_max=clients.output_bytes_max,

@@ -46,6 +46,7 @@ from nodedb_node.raft.messages import (
     Micros,
     Position,
     QuarantineChanged,
+    ReadFailure,
     Ready,
     Refusal,
     ReplicaId,
@@ -127,7 +128,8 @@ class MultiRaft:
         self._waiting: set[GroupId] = set()  # whose reads wait for contact
         self._beat_us: Micros = 0
         self._beat_now = False
-        self._stalled = False
+        self._stalled = self._resigned = False
+        self._resign_us: Micros = NEVER  # when a stalled disk has cost this process its leaderships
         self._silenced_until_us: Micros = 0
         self._number = 0
         self._durable = 0
@@ -135,6 +137,7 @@ class MultiRaft:
         self._lane_messages: dict[NodeNumber, list[LaneMessage]] = {}
         self._waits: list[tuple[Any, Outcome]] = []
         self._late: list[tuple[GroupId, LogIndex, LogIndex]] = []  # committed while an install was out
+        self._failures: list[tuple[GroupId, ReadFailure]] = []  # of replicas that are gone
         self._transfers = Transfers(config.snapshots, config.generation, self._rafts, self._touch, now_us)
         self.watchers = Watchers()
         for group, (replica, row) in restored.items():
@@ -153,12 +156,13 @@ class MultiRaft:
         self.watchers.add_group(group, raft.applied)
         self._lanes_changed(group)
         self._arm(group, raft)
-        if raft.halted:
-            self._touch(group)  # it has that to say
+        if raft.changed:
+            self._touch(group)  # that it is halted, or was removed
 
     def remove_group(self, now_us: Micros, group: GroupId) -> None:
         """The replica is gone from here; its owner has written the tombstone."""
         self._transfers.drop_group(now_us, group)
+        self._fail_reads(self._rafts[group])
         del self._rafts[group], self._terms[group]
         for rows in (self._busy, self._due):
             rows.pop(group, None)
@@ -168,6 +172,12 @@ class MultiRaft:
             lane.drop(group)
         self._waits += self.watchers.remove_group(group)
         self._lanes_changed(group)
+
+    def _fail_reads(self, raft: Raft) -> None:
+        """Of a replica that goes: whoever waits has to ask another, also where an index was found but not told."""
+        contexts = [context for context, _, _ in raft.reads] + [state.context for state in raft.read_states]
+        failures = raft.read_failures + [ReadFailure(context, raft.not_leader()) for context in contexts]
+        self._failures += [(raft.group, failure) for failure in failures]
 
     def groups(self) -> Iterable[GroupId]:
         return self._rafts.keys()
@@ -214,7 +224,8 @@ class MultiRaft:
     # ---- what happened ----
 
     def step(self, now_us: Micros, peer: NodeNumber, frame: Sequence[LaneMessage]) -> None:
-        """All messages of one frame of the lane to peer, whose identity the lane has proved."""
+        """All messages of one frame of the lane to peer, whose identity the lane has proved. now_us is read after the
+        frame has arrived: a promise that counted from before would end before the lease that rests on it."""
         rafts, busy = self._rafts, self._busy
         for message in frame:
             if message.sender != peer:
@@ -308,17 +319,19 @@ class MultiRaft:
             self._rafts[group].compacted(index)
 
     def disk_age(self, now_us: Micros, oldest_unfinished_us: Micros) -> None:
-        """How old the oldest unfinished write is; a stalled disk loses leadership by itself, as heartbeats stop and
-        nothing new is appended, which would be a sign of life too. Lanes count as unanswered from then on, though
-        nothing is asked: CheckQuorum goes on where a partition keeps the next term away."""
-        stalled = oldest_unfinished_us > self.config.group.election_min_us // 2
+        """How old the oldest unfinished write is. A stalled disk loses leadership by itself, as heartbeats stop and
+        nothing new is appended, which would be a sign of life too. After an election's time it is given up: appends of
+        what is old may keep a member loyal, and a partition the next term away."""
+        config = self.config.group
+        stalled = oldest_unfinished_us > config.election_min_us // 2
         if stalled and not self._stalled:
             mark("multi-disk-stalled")
-            for out in self._out.values():
-                out.waits_us = out.waits_us or now_us
         if stalled:
             self._silenced_until_us = now_us + SILENCED_US
-        self._stalled = stalled
+        self._stalled, self._resigned = stalled, self._resigned and stalled
+        self._resign_us = NEVER
+        if stalled and not self._resigned:
+            self._resign_us = now_us - oldest_unfinished_us + config.election_max_us
 
     def lane_up(self, now_us: Micros, peer: NodeNumber, generation: int) -> None:
         """A session with this process of the peer stands."""
@@ -331,14 +344,15 @@ class MultiRaft:
             self._peer_restarted(now_us, peer)
         self._transfers.peer_up(now_us, peer)
         if before is None:
-            for group in list(lane.set):
+            for group in self._sending_to(peer):
                 self._rafts[group].reachable(now_us, peer)
                 self._touch(group)
         self._beat_now = True
 
     def lane_down(self, now_us: Micros, peer: NodeNumber) -> None:
         self._up.pop(peer, None)
-        for group in list(self._outbound(peer).set):
+        self._transfers.peer_down(now_us, peer)
+        for group in self._sending_to(peer):
             self._rafts[group].unreachable(peer)
         self._out_of_contact(now_us, peer)
         out = self._outbound(peer)
@@ -363,6 +377,8 @@ class MultiRaft:
             if 0 < out.waits_us < silent_us and out.set and not out.silent:
                 silent_us = out.waits_us
         due_us = silent_us + self.config.silence_us
+        if self._resign_us < due_us:
+            due_us = self._resign_us
         wait_us, transfer_us = self.watchers.next_deadline_us(), self._transfers.next_deadline_us()
         if wait_us is not None and wait_us < due_us:
             due_us = wait_us
@@ -380,6 +396,8 @@ class MultiRaft:
     def tick(self, now_us: Micros) -> None:
         """Deadlines that have passed: lanes first, so that no group's work delays a heartbeat."""
         self._beat(now_us)
+        if self._resign_us <= now_us:
+            self._resign(now_us)
         for lane in self._in.values():
             if not lane.lost and lane.heard_us + self.config.silence_us <= now_us:
                 mark("multi-lane-silent")
@@ -399,6 +417,13 @@ class MultiRaft:
             self._touch(group)
             self._drop_stale_deadlines()
 
+    def _resign(self, now_us: Micros) -> None:
+        self._resigned, self._resign_us = True, NEVER
+        for group, raft in self._rafts.items():
+            if raft.role is Role.LEADER:
+                raft.resign(now_us)
+                self._touch(group)
+
     def _drop_stale_deadlines(self) -> None:
         rows = self._deadlines
         while rows and self._due.get(rows[0][1]) != rows[0][0]:
@@ -416,6 +441,18 @@ class MultiRaft:
         self._lane_messages = {}
         if self._transfers.changed:
             self._take_transfers(now_us, out)
+        while self._busy and not out.readies:  # a crowd that has nothing to say does not hide the next one
+            self._serve(now_us, out)
+        waits, self._waits = self._waits, []
+        if not (out.readies or out.free or waits or out.bulk or out.work or out.committed or out.failures):
+            return None
+        self._number += 1
+        self._flying.append((self._number, out.readies))
+        lists = (out.records, out.free, out.after, out.committed, out.reads, out.failures)
+        return Turn(self._number, *lists, out.bulk, out.work, out.events, waits)
+
+    def _serve(self, now_us: Micros, out: "_Gathered") -> None:
+        """The groups that have been busy longest, at most groups_per_turn of them."""
         busy, self._busy = self._busy, {}
         if len(busy) > self.config.groups_per_turn:
             mark("multi-crowded-turn")
@@ -431,17 +468,11 @@ class MultiRaft:
             if raft.term != terms[group]:
                 self._lanes_changed(group)
             self._arm(group, raft)
-        waits, self._waits = self._waits, []
-        if not (out.readies or out.free or waits or out.bulk or out.work or out.committed):
-            return None
-        self._number += 1
-        self._flying.append((self._number, out.readies))
-        lists = (out.records, out.free, out.after, out.committed, out.reads, out.failures)
-        return Turn(self._number, *lists, out.bulk, out.work, out.events, waits)
 
     def _take_transfers(self, now_us: Micros, out: "_Gathered") -> None:
         out.work = self._transfers.take(now_us, out.bulk)
         out.committed, self._late = self._late, []
+        out.failures, self._failures = self._failures, []
 
     def _gather(self, now_us: Micros, out: "_Gathered", group: GroupId, raft: Raft, ready: Ready) -> None:
         out.readies.append((raft, ready.number))
@@ -476,7 +507,7 @@ class MultiRaft:
             self._led(group)
             self._transfers.led(now_us, self._rafts[group])
         elif isinstance(event, SnapshotOffered):
-            self._transfers.announced(event.offer)
+            self._transfers.announced(now_us, event.offer)
         elif isinstance(event, QuarantineChanged):
             self._lanes_changed(group)
 
@@ -498,6 +529,10 @@ class MultiRaft:
         if peer not in self._out:
             self._out[peer] = Outbound(peer)
         return self._out[peer]
+
+    def _sending_to(self, peer: NodeNumber) -> list[GroupId]:
+        """Groups led here with a replica there, also one that has still to hear of its removal."""
+        return [group for group, raft in self._rafts.items() if peer in raft.peers]
 
     def _led(self, group: GroupId) -> None:
         """Role, term or members changed: the sets of the lanes follow."""
@@ -539,7 +574,11 @@ class MultiRaft:
                 self._lane_messages.setdefault(peer, []).append(lane.beat(*row))
 
     def _heartbeat(self, now_us: Micros, peer: NodeNumber, beat: LaneHeartbeat) -> None:
-        lane = self._in.setdefault(peer, Inbound(peer))
+        for group in self._busy:  # it may have voted for another in this very turn: that is to be told, not promised
+            raft = self._rafts[group]
+            if raft.term != self._terms[group] or raft.quarantine:
+                self._lanes_changed(group)
+        lane = self._in.setdefault(peer, Inbound(peer, self.config.group.election_min_us))
         own = (self.node, self.config.generation, self.bound)
         ack, left, fresh = lane.take(now_us, beat, own, self._judge)
         self.bound_heard = max(self.bound_heard, beat.bound)
@@ -557,8 +596,6 @@ class MultiRaft:
         lane = self._outbound(peer)
         known = lane.peer_generation
         doubts = lane.ack(ack)
-        if self._stalled:
-            lane.waits_us = lane.waits_us or now_us  # the newest heartbeat, and none will follow
         self.bound_heard = max(self.bound_heard, ack.bound)
         if known not in (0, lane.peer_generation):
             self._peer_restarted(now_us, peer)
@@ -584,7 +621,7 @@ class MultiRaft:
 
     def _peer_restarted(self, now_us: Micros, peer: NodeNumber) -> None:
         mark("multi-peer-restarted")
-        for group in sorted(self._out[peer].set):
+        for group in self._sending_to(peer):
             self._rafts[group].peer_restarted(now_us, peer)
             self._touch(group)
 

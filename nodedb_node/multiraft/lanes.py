@@ -14,7 +14,7 @@ from nodedb_node.marks import mark
 from nodedb_node.multiraft.messages import Doubt, LaneAck, LaneHeartbeat
 from nodedb_node.raft.messages import Micros, Term
 
-UNANSWERED_MAX = 64  # heartbeats whose send time is remembered
+FORGET_PROMISES = 4  # for how many promises' time the send time of a heartbeat is remembered
 
 Judge = Callable[[GroupId, Term], tuple[Doubt, Term] | None]
 
@@ -35,7 +35,7 @@ class Outbound:
         self._number = self._acked_number = 0
         self._epoch = self._acked_epoch = 0
         self._changed: dict[GroupId, int] = {}  # group → epoch of its newest change, if not acknowledged
-        self._sent: deque[tuple[int, Micros]] = deque(maxlen=UNANSWERED_MAX)
+        self._sent: deque[tuple[int, Micros, Micros]] = deque()  # number, when, promise asked for; not acknowledged
         self._sent_epoch = 0  # of the newest heartbeat
 
     @property
@@ -67,7 +67,9 @@ class Outbound:
     ) -> LaneHeartbeat:
         """The next heartbeat: everything that changed since the acknowledged epoch."""
         self._number += 1
-        self._sent.append((self._number, now_us))
+        self._sent.append((self._number, now_us, promise_us))
+        while self._sent[0][1] < now_us - FORGET_PROMISES * promise_us:
+            self._sent.popleft()
         self.waits_us = self.waits_us or now_us
         self._sent_epoch = self._epoch
         groups = sorted(self.set if self._acked_epoch == 0 else self._changed)
@@ -78,8 +80,8 @@ class Outbound:
 
     def ack(self, ack: LaneAck) -> list[tuple[GroupId, Doubt, Term]] | None:
         """Take in an acknowledgement to this generation; its doubts, or None: it says nothing new."""
-        sent_us = self._sent_us(ack.number)
-        if ack.generation < self.peer_generation or sent_us is None:
+        sent_us = self._take_sent(ack) if ack.generation >= self.peer_generation else None
+        if sent_us is None:
             mark("lane-ack-stale")
             return None
         if ack.generation != self.peer_generation:
@@ -115,18 +117,24 @@ class Outbound:
             if group in self.set and self._since[group] <= self._acked_number:
                 self._kept[group] = self.acked_sent_us
 
-    def _sent_us(self, number: int) -> Micros | None:
-        """Send time of a heartbeat newer than the acknowledged one."""
-        if number <= self._acked_number:
+    def _take_sent(self, ack: LaneAck) -> Micros | None:
+        """When the heartbeat was sent, if it is newer than the acknowledged one; earlier by what is lacking of the
+        promise: what rests on it ends with what was promised. Older ones are forgotten."""
+        sent = self._sent
+        while sent and sent[0][0] < ack.number:
+            sent.popleft()
+        if not sent or sent[0][0] != ack.number:
             return None
-        return next((sent_us for sent, sent_us in self._sent if sent == number), None)
+        _, sent_us, promise_us = sent.popleft()
+        return sent_us - max(0, promise_us - ack.promise_us)
 
 
 class Inbound:
     """What one peer's process says it leads here."""
 
-    def __init__(self, peer: NodeNumber) -> None:
+    def __init__(self, peer: NodeNumber, fence_us: Micros) -> None:
         self.peer = peer
+        self._fence_us = fence_us  # for how long after a start nobody is voted for: longer promises would not hold
         self.generation = 0
         self.set: dict[GroupId, Term] = {}
         self.heard_us: Micros = 0
@@ -156,9 +164,12 @@ class Inbound:
             return ack, left, fresh
         left += self._learn(beat, judge)
         self.heard_us, self.lost = now_us, False
-        self._promise_us = max(self._promise_us, now_us + beat.promise_us)
+        promise_us = max(0, min(beat.promise_us, self._fence_us))
+        self._promise_us = max(self._promise_us, now_us + promise_us)
+        self._promised = {group: until_us for group, until_us in self._promised.items() if until_us > now_us}
         doubts = tuple((group, doubt, term) for group, (doubt, term) in sorted(self._doubts.items()))
-        return LaneAck(node, generation, beat.generation, beat.number, beat.epoch, False, bound, doubts), left, fresh
+        answer = (node, generation, beat.generation, beat.number, beat.epoch, False, bound, doubts, promise_us)
+        return LaneAck(*answer), left, fresh
 
     def _learn(self, beat: LaneHeartbeat, judge: Judge) -> list[GroupId]:
         """Take the delta over; which groups left."""

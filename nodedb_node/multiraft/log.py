@@ -167,9 +167,9 @@ class RaftLog:
     def tick(self) -> None:
         """A few times a second: Raft's deadlines, compaction of an idle log, and a word about a slow disk."""
         now_us, inflight_us = self._now_us(), self._io.inflight_us()
+        self._multi.disk_age(now_us, inflight_us)
         if self._own_turn is None:
             self._settle()
-            self._multi.disk_age(now_us, inflight_us)
             self._multi.tick(now_us)
             self._do_snapshots(now_us)
             commits = self._take_turns(now_us, None)
@@ -313,19 +313,15 @@ class RaftLog:
         """Submit what waits, and what compaction wants rewritten."""
         assert not self.busy
         rows = self._rest or self._gathered()
-        n = rows.n if rows else 0
-        fit = lib.nd_wal_append_fit(rows.array, n, self._io.append_bytes_max()) if rows else 0
-        extra = self._compaction_records() if self._compact_to and fit == n else []
-        if not extra and not n:
+        extra = self._compaction_records() if self._compact_to else []
+        if extra:
+            rows = _joined(rows, extra)
+        if rows is None:
             self._durable_at_once()
             return
-        self._rest = Rows(rows.array + fit, n - fit, rows.keep) if rows and fit < n else None
-        if extra:
-            joined = _joined(rows, fit, extra)
-            self._submit(joined.array, joined.n)
-        else:
-            assert rows
-            self._submit(rows.array, fit)
+        fit = lib.nd_wal_append_fit(rows.array, rows.n, self._io.append_bytes_max())
+        self._rest = Rows(rows.array + fit, rows.n - fit, rows) if fit < rows.n else None
+        self._submit(rows.array, fit)
 
     def _gathered(self) -> Rows | None:
         """Everything that waits; what is taken from now on belongs to a later append."""
@@ -467,16 +463,17 @@ def append_and_wait(io: Io, records: Any, n: int, path: str) -> None:
         raise OSError(errno.ETIMEDOUT, "the disk does not answer", path)
 
 
-def _joined(rows: Rows | None, n: int, extra: list[Record]) -> Rows:
-    """One array of the extra records and the first n rows. The extra ones are made from the book as it was before these
-    rows: behind them an old vote would be the last word at the next start."""
+def _joined(rows: Rows | None, extra: list[Record]) -> Rows:
+    """One array of the extra records and the rows. The extra ones are made from the book as it was before these rows:
+    behind them an old vote would be the last word at the next start."""
     array, keep = wal.records_array(extra)
-    joined = ffi.new("nd_wal_rec[]", n + len(extra))
+    if rows is None:
+        return Rows(array, len(extra), keep)
+    joined = ffi.new("nd_wal_rec[]", rows.n + len(extra))
     size = ffi.sizeof("nd_wal_rec")
     ffi.memmove(joined, array, len(extra) * size)
-    if rows and n:
-        ffi.memmove(joined + len(extra), rows.array, n * size)
-    return Rows(joined, n + len(extra), (rows, keep))
+    ffi.memmove(joined + len(extra), rows.array, rows.n * size)
+    return Rows(joined, rows.n + len(extra), (rows, keep))
 
 
 def _mixed(rows: list[Record | int], own: Rows | None) -> Rows:

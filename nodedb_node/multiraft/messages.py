@@ -64,6 +64,7 @@ class LaneAck(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=17):
     full: bool = False
     bound: int = 0
     doubts: tuple[tuple[GroupId, Doubt, Term], ...] = ()
+    promise_us: Micros = 0  # for how long, if the receiver's own fence after a start is shorter than what was asked for
 
 
 LaneMessage: TypeAlias = Message | LaneHeartbeat | LaneAck

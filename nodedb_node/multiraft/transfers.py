@@ -23,9 +23,10 @@ from nodedb_node.multiraft.snapshot.work import Cut, Install, Release, Work
 from nodedb_node.raft import configuration as configurations
 from nodedb_node.raft.core import Raft
 from nodedb_node.raft.messages import InstallSnapshot, LogIndex, Micros, Role
+from nodedb_node.raft.progress import SNAPSHOT
 
-GENERATION_BITS = 32  # transfer numbers of one life of a process
-
+COUNT_BITS = 24  # a transfer's number counts on from a place of this life of the process
+FIRST_BITS = 63  # of that place; the life's highest bits are left out, so that places come back after 2^19 starts
 
 Committed = tuple[GroupId, LogIndex, LogIndex]
 
@@ -52,40 +53,69 @@ class Transfers:
         self.changed = False  # something may be there to hand out
         self.installing: dict[GroupId, Installing] = {}
         self._limits, self._rafts, self._touch = limits, rafts, touch
-        self._sender = SnapshotSender(limits, (generation << GENERATION_BITS) + 1, now_us)
+        self._sender = SnapshotSender(limits, _first_number(generation), now_us)
         self._receiver = SnapshotReceiver(limits)
-        self._waiting: dict[GroupId, dict[NodeNumber, None]] = {}  # members that wait for a cut that is being made
+        self._up: set[NodeNumber] = set()  # peers with a lane
+        self._wishes: dict[NodeNumber, dict[GroupId, None]] = {}  # in order; the member served last is last
+        self._making: dict[GroupId, NodeNumber] = {}  # cuts that are out, and the member each is made for
         self._cuts: dict[GroupId, Manifest] = {}  # the newest of each group
         self._old: set[Manifest] = set()  # still read by transfers
         self._idle: dict[GroupId, Micros] = {}  # cuts that nobody needs now → since when
         self._not_before: dict[tuple[GroupId, NodeNumber], Micros] = {}  # the member said when to ask again
         self._announced: dict[GroupId, InstallSnapshot] = {}  # Raft's newest offer to the replica here
+        self._early: dict[GroupId, tuple[NodeNumber, Offer]] = {}  # not announced yet, the newest of each group
         self._accepted: dict[GroupId, InstallSnapshot] = {}  # the one whose bytes are coming
-        self._held: dict[GroupId, list[Committed]] = {}  # committed meanwhile
+        self._held: dict[GroupId, Committed] = {}  # committed meanwhile, one range
         self._work: list[Work] = []
 
     # ---- the leader: a member needs a snapshot ----
 
     def wanted(self, now_us: Micros, raft: Raft, peer: NodeNumber) -> None:
         self.changed = True
-        self._sender.stop(now_us, raft.group, peer)  # of an earlier wish: where it was is asked anew
-        if now_us < self._not_before.get((raft.group, peer), 0):
+        group = raft.group
+        self._sender.stop(now_us, group, peer)  # of an earlier wish: where it was is asked anew
+        if now_us < self._not_before.get((group, peer), 0):
             self._failed(now_us, raft, peer)
-            return
-        manifest = self._cuts.get(raft.group)
-        if raft.group in self._waiting:
-            self._waiting[raft.group][peer] = None
-        elif manifest is not None and _reaches(raft, manifest):
-            mark("multi-snapshot-cut-again-used")
-            self._start(now_us, raft, peer, manifest)
-        else:
-            self._waiting[raft.group] = {peer: None}
+        elif self._making.get(group) == peer or group in self._wishes.get(peer, ()):
+            pass  # it has its place
+        elif peer not in self._up or group in self._making or not self._start_again(now_us, raft, peer):
+            self._wishes.setdefault(peer, {})[group] = None
+
+    def _serve(self, now_us: Micros) -> None:
+        """Ask for cuts whose transfers would go out at once: each is a file, and its rows are read from the store."""
+        for peer in list(self._wishes):
+            while peer in self._up and self._sender.would_admit(peer, self._making.values()):
+                group = next((group for group in self._wishes[peer] if group not in self._making), None)
+                if group is None:
+                    break
+                wishes = self._wishes.pop(peer)
+                del wishes[group]
+                self._wishes[peer] = wishes
+                self._grant(now_us, self._rafts[group], peer)
+            if not self._wishes[peer]:
+                del self._wishes[peer]
+
+    def _grant(self, now_us: Micros, raft: Raft, peer: NodeNumber) -> None:
+        member = raft.peers.get(peer)
+        if member is None or member.flow is not SNAPSHOT:
+            mark("multi-snapshot-wish-of-the-past")
+        elif not self._start_again(now_us, raft, peer):
+            self._making[raft.group] = peer
             self._work.append(Cut(raft.group))
+
+    def _start_again(self, now_us: Micros, raft: Raft, peer: NodeNumber) -> bool:
+        """With the group's newest cut, if there is one that serves."""
+        manifest = self._cuts.get(raft.group)
+        if manifest is None or not _reaches(raft, manifest):
+            return False
+        mark("multi-snapshot-cut-again-used")
+        self._start(now_us, raft, peer, manifest)
+        return True
 
     def cut(self, now_us: Micros, group: GroupId, made: Manifest | None) -> None:
         """The answer to Cut. None: it could not be made."""
         self.changed = True
-        peers, raft = self._waiting.pop(group, {}), self._rafts.get(group)
+        peers, raft = self._wishing(group), self._rafts.get(group)
         manifest = None if made is None or raft is None else _with_configuration(raft, made)
         if manifest is None:
             mark("multi-snapshot-cut-failed")
@@ -99,6 +129,14 @@ class Transfers:
                 self._failed(now_us, raft, peer)
             else:
                 self._start(now_us, raft, peer, manifest)
+
+    def _wishing(self, group: GroupId) -> list[NodeNumber]:
+        """Who can be sent the cut that has just come; they wait no more."""
+        first = [self._making.pop(group)] if group in self._making else []
+        others = [peer for peer, wishes in self._wishes.items() if peer in self._up and group in wishes]
+        for peer in others:
+            del self._wishes[peer][group]
+        return first + others
 
     def _failed(self, now_us: Micros, raft: Raft, peer: NodeNumber) -> None:
         """Raft asks again after a while."""
@@ -115,6 +153,10 @@ class Transfers:
         member = raft.peers.get(peer)
         if member is None:
             return  # no leader any more, or no member of its
+        if peer not in self._up:
+            mark("multi-snapshot-peer-went")
+            self._failed(now_us, raft, peer)
+            return
         number = self._sender.start(now_us, peer, member.replica, raft.term, manifest)
         if number is None:
             mark("multi-snapshot-crowd")
@@ -149,7 +191,13 @@ class Transfers:
                 self._sender.stop(now_us, raft.group, peer)
                 self.changed = True
 
+    def peer_down(self, now_us: Micros, peer: NodeNumber) -> None:
+        self._up.discard(peer)
+        self._sender.peer_down(now_us, peer)
+        self.changed = True
+
     def peer_up(self, now_us: Micros, peer: NodeNumber) -> None:
+        self._up.add(peer)
         self._sender.peer_up(now_us, peer)
         self.changed = True
 
@@ -165,8 +213,14 @@ class Transfers:
             mark("multi-transfer-restored")
             self._receiver.restore(now_us, manifest, chunks)
 
-    def announced(self, offer: InstallSnapshot) -> None:
+    def announced(self, now_us: Micros, offer: InstallSnapshot) -> None:
+        """Raft has accepted the offer; the bulk lane's may have been faster."""
         self._announced[offer.group] = offer
+        early = self._early.pop(offer.group, None)
+        if early is not None:
+            mark("multi-transfer-was-early")
+            peer, message = early
+            self.message(now_us, peer, self._rafts[offer.group], message)
 
     def message(self, now_us: Micros, peer: NodeNumber, raft: Raft, message: Message) -> None:
         """One message of the bulk lane to peer."""
@@ -174,17 +228,33 @@ class Transfers:
         if not isinstance(message, Offer | Chunk):
             self._sender.on_message(now_us, peer, message)
         elif message.term > raft.term:
-            mark("multi-transfer-of-the-future")  # it is offered again, behind what it has overtaken
+            mark("multi-transfer-of-the-future")  # it has overtaken what Raft is told
+            self._keep(peer, raft, message)
         elif isinstance(message, Offer) and message.replica != raft.replica:
             mark("multi-transfer-for-another-replica")
         elif isinstance(message, Offer) and not self._is_announced(peer, raft, message):
             mark("multi-transfer-not-announced")
+            self._keep(peer, raft, message)
         else:
+            if isinstance(message, Offer):
+                self._discard_covered()
             self._receiver.on_message(now_us, peer, message, raft.term, raft.applied)
             known = self._announced.get(raft.group)
             accepted = isinstance(message, Offer) and self._receiver.manifest(raft.group) == message.manifest
             if accepted and known is not None and known.transfer == message.transfer:
                 self._accepted[raft.group] = known
+
+    def _keep(self, peer: NodeNumber, raft: Raft, message: Offer | Chunk) -> None:
+        """The newest offer, until Raft hears of one: its sender would offer it again only after a stall."""
+        if isinstance(message, Offer):
+            self._early[raft.group] = peer, message
+
+    def _discard_covered(self) -> None:
+        """Partial snapshots that their groups have passed by the log: nobody offers them again, and places are few."""
+        for group, index in self._receiver.partials():
+            if self._rafts[GroupId(group)].applied >= index:
+                mark("multi-transfer-passed")
+                self._receiver.drop_group(group)
 
     def _is_announced(self, peer: NodeNumber, raft: Raft, offer: Offer) -> bool:
         """Has Raft accepted an offer of just this? What it would refuse, or has, is answered all the same."""
@@ -217,10 +287,12 @@ class Transfers:
         self._rafts[group].snapshot_installed(now_us, row.offer)
         self._touch(group)
         self._receiver.installed(manifest)
-        held = self._held.pop(group, [])
-        if held:
-            mark("multi-committed-during-install")
-        return [(group, max(first, manifest.index + 1), last) for _, first, last in held if last > manifest.index]
+        held = self._held.pop(group, None)
+        if held is None:
+            return []
+        mark("multi-committed-during-install")
+        _, first, last = held
+        return [(group, max(first, manifest.index + 1), last)] if last > manifest.index else []
 
     def install_failed(self, now_us: Micros, manifest: Manifest, reason: Reason) -> list[Committed]:
         """Nothing of it is seen in the group. What was committed meanwhile, to be handed out now."""
@@ -234,13 +306,17 @@ class Transfers:
         self._rafts[group].snapshot_refused(now_us, row.offer)
         self._touch(group)
         self._receiver.install_failed(now_us, manifest, reason)
-        return self._held.pop(group, [])
+        held = self._held.pop(group, None)
+        return [held] if held else []
 
     def hold(self, committed: Committed) -> bool:
         """True: an install is out, and what was committed waits for its end."""
         if committed[0] not in self.installing:
             return False
-        self._held.setdefault(committed[0], []).append(committed)
+        group, first, last = committed
+        held = self._held.get(group)
+        assert held is None or held[2] + 1 == first, "what is committed comes in order"
+        self._held[group] = committed if held is None else (group, held[1], last)
         return True
 
     # ---- both ----
@@ -250,8 +326,10 @@ class Transfers:
         self.changed = True
         self._sender.stop(now_us, group)
         self._receiver.drop_group(group)
-        for table in (self._waiting, self._announced, self._accepted, self.installing, self._held):
+        for table in (self._making, self._announced, self._early, self._accepted, self.installing, self._held):
             table.pop(group, None)
+        for wishes in self._wishes.values():
+            wishes.pop(group, None)
         if group in self._cuts:
             self._retire(group)
 
@@ -261,6 +339,7 @@ class Transfers:
             return
         self.changed = True
         self._sender.tick(now_us)
+        self._discard_covered()
         self._receiver.tick(now_us)
         self._not_before = {row: at for row, at in self._not_before.items() if at > now_us}
         for group, since_us in list(self._idle.items()):
@@ -279,6 +358,8 @@ class Transfers:
     def take(self, now_us: Micros, bulk: dict[NodeNumber, list[Message]]) -> list[Work]:
         """What to do, and in `bulk` what to send."""
         self.changed = False
+        self._release(now_us)
+        self._serve(now_us)
         for sent in self._sender.take_outputs():
             if isinstance(sent, sender.Send):
                 bulk.setdefault(NodeNumber(sent.peer), []).append(sent.message)
@@ -293,7 +374,6 @@ class Transfers:
                 self._install(now_us, done.manifest)
             else:
                 self._work.append(done)
-        self._release(now_us)
         work, self._work = self._work, []
         return work
 
@@ -303,7 +383,7 @@ class Transfers:
         group, peer = GroupId(row.manifest.group), NodeNumber(row.peer)
         mark("multi-transfer-ended-without-install")
         if row.retry_us:
-            self._not_before[group, peer] = now_us + row.retry_us
+            self._not_before[group, peer] = now_us + min(row.retry_us, self._limits.quarantine_us)
         raft = self._rafts.get(group)
         progress = raft.peers.get(peer) if raft is not None and raft.role is Role.LEADER else None
         if progress is not None and progress.offer is not None and progress.offer.transfer == row.transfer:
@@ -337,6 +417,11 @@ class Transfers:
                 self._idle.pop(group, None)
             else:
                 self._idle.setdefault(group, now_us)
+
+
+def _first_number(generation: int) -> int:
+    """Of a life's transfers. Two lives that meet in a number, after so many, still differ in their terms."""
+    return (generation << COUNT_BITS) % (1 << FIRST_BITS) + 1
 
 
 def _reaches(raft: Raft, manifest: Manifest) -> bool:

@@ -13,6 +13,7 @@ from nodedb_node.multiraft.messages import Outcome
 from nodedb_node.raft.messages import LogIndex, Micros
 
 WAITS_MAX = 65_536  # of one process; more are refused
+SWEEP_ROWS = 64  # ended waits are left where they are up to so many
 
 
 class Watchers:
@@ -55,6 +56,8 @@ class Watchers:
         self._open[self._number] = token
         heappush(self._by_index[group], (index, self._number, token))
         heappush(self._by_deadline, (deadline_us, self._number, group))
+        if len(self._by_deadline) > 2 * len(self._open) + SWEEP_ROWS:
+            self._sweep_deadlines()
         return None
 
     def applied(self, group: GroupId, index: LogIndex) -> list[tuple[Any, Outcome]]:
@@ -87,6 +90,10 @@ class Watchers:
     def _sweep(self, group: GroupId) -> None:
         """A heap of waits that timed out is emptied of them once they are most of it."""
         rows = self._by_index.get(group, [])
-        live = [row for row in rows if row[1] in self._open] if len(rows) > 64 else rows
+        live = [row for row in rows if row[1] in self._open] if len(rows) > SWEEP_ROWS else rows
         if len(live) * 2 < len(rows):
             rows[:] = sorted(live)
+
+    def _sweep_deadlines(self) -> None:
+        """Waits that were reached stay in the heap behind one that is open and due earlier."""
+        self._by_deadline = sorted(row for row in self._by_deadline if row[1] in self._open)

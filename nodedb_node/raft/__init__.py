@@ -4,6 +4,10 @@ Invariant: nothing in this package reads a clock, draws a random number by itsel
 to others (votes, acknowledgements) leaves only behind the records it depends on. All groups of a process are
 multiraft's; liveness of peers is measured per lane there and read through `Contacts`.
 
+now_us is read after what it is given with (a message, a read, an answer of the disk) has arrived, and before anything
+that this causes leaves. Promises count from arrival and leases from sending: were the clock read before a pause and the
+message taken after it, a promise would end before the lease that rests on it.
+
 The verbs of core.Raft (config, restored, contacts, rng, now_us):
 
     step(now_us, message)                 a decoded message whose sender was checked against its lane
@@ -11,7 +15,7 @@ The verbs of core.Raft (config, restored, contacts, rng, now_us):
     take_ready() -> Ready | None          once per turn; appends are made here, so a turn's proposals share one append
     persisted(now_us, number)             Ready `number` and all before it are durable
     propose(now_us, size_bytes, data)     -> (index, term) | Refusal; so do propose_config(now_us, ConfigChange),
-    transfer(now_us, to), read(now_us, context), campaign(now_us) -> None | Refusal
+    transfer(now_us, to), read(now_us, context), campaign(now_us) -> None | Refusal; resign(now_us)
     contact(now_us)                       acked_us may have risen; needed only while waits_for_contact
     lane_lost(now_us, peer, rank)         the lane to peer died, its generation changed, or this group left its set;
                                           whatever this replica's role is. rank spreads the groups of one lane

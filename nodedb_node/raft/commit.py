@@ -66,7 +66,6 @@ def _on_config_committed(state: State, now_us: Micros) -> None:
     assert index <= state.commit
     state.config_watch = EVERYTHING
     membership.announce(state)
-    gone = configuration.voters and configurations.members(configuration).get(state.node) != state.replica
     if state.role is LEADER:
         if configuration.outgoing:
             _finish_joint(state, now_us)
@@ -74,8 +73,7 @@ def _on_config_committed(state: State, now_us: Micros) -> None:
             mark("raft-leader-outside-steps-down")
             transfer.hand_over(state)
             roles.become_follower(state, now_us, state.term, NOBODY)
-    if gone and index >= state.replica:  # an older one does not hold a replica that is being added either
-        membership.become_removed(state, index)
+    membership.check_removed(state)
 
 
 def _finish_joint(state: State, now_us: Micros) -> None:

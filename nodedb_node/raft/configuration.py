@@ -4,6 +4,8 @@ Invariant: `check` holds for every configuration that is in force anywhere. A ch
 joint configuration, one that does not is a single step. Which replica holds which configuration is membership's.
 """
 
+from typing import Any
+
 import msgspec
 
 from nodedb_node.errors import UNREADABLE
@@ -22,12 +24,19 @@ def encode(configuration: Configuration) -> bytes:
 
 
 def decode(data: bytes) -> Configuration | None:
-    """None: these bytes are not a configuration, or one that breaks the rules."""
+    """None: these bytes are not a configuration, or one that breaks the rules. The empty one, with which a new member
+    begins, keeps them; checkpoints may hold it."""
     try:
         configuration = _decoder.decode(data)
     except UNREADABLE:
         return None
     return None if fault(configuration) else configuration
+
+
+def decode_entry(data: Any) -> Configuration | None:
+    """Of a CONFIG entry, whose data may be anything: it has voters, as nobody would be a majority of nobody."""
+    configuration = decode(data) if isinstance(data, bytes) else None
+    return configuration if configuration and configuration.voters else None
 
 
 def founding(voters: list[NodeNumber]) -> Configuration:

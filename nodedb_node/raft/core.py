@@ -36,6 +36,7 @@ from nodedb_node.raft.messages import (
     LEADER,
     NOBODY,
     PRE_CANDIDATE,
+    TERM_MAX,
     AppendEntries,
     AppendResponse,
     ConfigChange,
@@ -79,11 +80,13 @@ class Raft(State):
     def __init__(self, config: GroupConfig, restored: Restored, contacts: Contacts, rng: Rng, now_us: Micros) -> None:
         super().__init__(config, restored, contacts, rng, now_us)
         membership.refresh(self)
+        if not self.halted:
+            membership.check_removed(self)  # told before, and its process ended before the tombstone was there
         if membership.is_sole_voter(self) and self.config_watch == EVERYTHING:
             # It can have promised nothing to anyone. Not yet committed, a leader outside may still rest on its promise.
             self.fence_us = 0
             self.election_us = now_us
-        else:
+        elif not self.removed:
             roles.arm_election(self, now_us)
 
     # ---- messages and time ----
@@ -100,6 +103,8 @@ class Raft(State):
             self.drop("raft-drop-from-nobody")
         elif self.members.get(sender, message.sender_replica) > message.sender_replica:
             self.drop("raft-drop-replaced-replica")
+        elif message.term > TERM_MAX:
+            self.drop("raft-drop-term-without-next")
         else:
             handler(self, now_us, message)
 
@@ -162,6 +167,18 @@ class Raft(State):
         self.now_us = now_us
         quarantine.enter(self, now_us, why)
 
+    def resign(self, now_us: Micros) -> None:
+        """The owner cannot do what a leader must; somebody else may be able to."""
+        self.now_us = now_us
+        if self.role is LEADER and not membership.is_sole_voter(self):
+            roles.become_follower(self, now_us, self.term, NOBODY)
+
+    def halt(self, why: str) -> None:
+        """Besides, it leads no more: its lanes would keep the others from electing a leader that goes on."""
+        super().halt(why)
+        if self.role is LEADER:
+            roles.become_follower(self, self.now_us, self.term, NOBODY)
+
     def raise_bound(self, bound: int) -> None:
         """The owner's highest HLC bound; carried by votes."""
         self.bound = max(self.bound, bound)
@@ -192,7 +209,9 @@ class Raft(State):
         self.now_us = now_us
         if self.halted:
             return
-        if term > self.term:
+        if term > TERM_MAX:
+            self.drop("raft-drop-term-without-next")
+        elif term > self.term:
             roles.become_follower(self, now_us, term, NOBODY)
         elif self.role is LEADER and peer in self.peers and not self.peers[peer].inflight:
             replication.probe(self, now_us, self.peers[peer])

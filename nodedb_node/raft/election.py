@@ -43,7 +43,7 @@ def on_election_timeout(state: State, now_us: Micros) -> None:
         state.election_us = NEVER  # its lane lives and covers this group; lane_lost tells when not
         return
     if state.quarantine or not membership.may_campaign(state):
-        state.election_us = now_us + config.election_max_us
+        _ask_whether_removed(state, now_us)
         return
     free_us = promised_until_us(state)
     if now_us < free_us:
@@ -52,6 +52,14 @@ def on_election_timeout(state: State, now_us: Micros) -> None:
         state.election_us = free_us + state.rng.randrange(0, spread_us)
         return
     begin_pre_election(state, now_us)
+
+
+def _ask_whether_removed(state: State, now_us: Micros) -> None:
+    """The leader may have told it in vain, and no candidacy will: voters say so to whoever asks. PreVote changes
+    nothing there, and no vote counts here, as this replica stays a follower."""
+    mark("raft-asks-whether-removed")
+    send_request_votes(state, pre=True, transfer=False)
+    state.election_us = now_us + 4 * state.config.election_max_us
 
 
 def _heard_leader(state: State, now_us: Micros) -> NodeNumber:

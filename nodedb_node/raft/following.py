@@ -12,6 +12,7 @@ from nodedb_node.raft import commit, membership, quarantine, roles
 from nodedb_node.raft import configuration as configurations
 from nodedb_node.raft.messages import (
     CONFIG,
+    ENTRY_BYTES_MAX,
     FOLLOWER,
     KINDS,
     NOBODY,
@@ -89,16 +90,21 @@ def rearm(state: State, now_us: Micros) -> None:
 
 
 def _is_well_formed(message: AppendEntries) -> bool:
-    """Terms rise within the leader's, indexes fit; what a peer sends is never trusted to."""
-    entries = message.entries
-    if message.prev_index < 0 or message.prev_index + len(entries) != message.last_index:
+    """Terms rise from 1 to the leader's, indexes and sizes fit; what a peer sends is never trusted to."""
+    entries, prev_index, term = message.entries, message.prev_index, message.prev_term
+    if (
+        prev_index < 0
+        or term < 0
+        or (prev_index == 0) != (term == 0)
+        or prev_index + len(entries) != message.last_index
+    ):
         return False
-    term = message.prev_term
+    term = term or 1
     for entry in entries:
-        if entry.term < term or entry.size_bytes < 0:
+        if entry.term < term or not 0 <= entry.size_bytes <= ENTRY_BYTES_MAX:
             return False
         term = entry.term
-    return message.prev_term >= 0 and term <= message.term and (message.prev_index > 0 or message.prev_term == 0)
+    return term <= message.term
 
 
 def _without_known(state: State, now_us: Micros, message: AppendEntries) -> Sequence[Entry]:
@@ -143,7 +149,7 @@ def _append(state: State, entries: Sequence[Entry]) -> bool:
             state.halt(f"entry {index} has the unknown kind {entry.kind}: a newer version wrote it; update this node")
             return False
         if entry.kind == CONFIG:
-            configuration = configurations.decode(entry.data)
+            configuration = configurations.decode_entry(entry.data)
             if configuration is None:
                 state.halt(f"entry {index} is no configuration this version can read")
                 return False

@@ -42,7 +42,7 @@ def at(state: State, index: LogIndex) -> tuple[LogIndex, Configuration]:
 def adopt(state: State, index: LogIndex, configuration: Configuration) -> None:
     """Entry `index` has just been appended."""
     assert index > state.configs[-1][0], "configurations rise"
-    assert not configurations.fault(configuration)
+    assert configuration.voters and not configurations.fault(configuration)
     state.configs.append((index, configuration))
     refresh(state)
     announce(state)
@@ -173,6 +173,12 @@ def was_removed(state: State, node: NodeNumber, replica: ReplicaId) -> bool:
 def is_replaced(state: State, node: NodeNumber, replica: ReplicaId) -> bool:
     """The configuration in force knows a newer replica of that node."""
     return state.members.get(node, replica) > replica
+
+
+def check_removed(state: State) -> None:
+    """Another configuration is known to be committed, by whatever way: it may lack this replica."""
+    if was_removed(state, state.node, state.replica):
+        become_removed(state, committed(state)[0])
 
 
 def become_removed(state: State, index: LogIndex) -> None:

@@ -19,6 +19,9 @@ Term: TypeAlias = int  # 0: before the first election
 LogIndex: TypeAlias = int  # the first entry is 1
 Micros: TypeAlias = int  # of CLOCK_BOOTTIME
 
+TERM_MAX: Term = 1 << 62  # of what a peer says: the own next term must fit into a record
+ENTRY_BYTES_MAX = 1 << 32  # of what a peer says: the sum over a log must fit into 64 bits
+
 NOBODY = NodeNumber(0)  # no leader known, no vote given
 FOUNDER = ReplicaId(0)
 
@@ -102,7 +105,8 @@ class Entry(msgspec.Struct, frozen=True, gc=False, array_like=True):
 
 
 class RequestVote(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=1):
-    """Candidate → voter. pre: would you vote for me in `term`? Nothing is promised (thesis, 9.6)."""
+    """Candidate → voter. pre: would you vote for me in `term`? Nothing is promised (thesis, 9.6). Also from
+    a replica that may not campaign, to be told if it was removed."""
 
     group: GroupId
     sender: NodeNumber

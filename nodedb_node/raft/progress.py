@@ -88,10 +88,12 @@ class Progress:
         self.round_us: Micros = 0
 
     def become_probe(self, now_us: Micros) -> None:
-        """What was sent may be lost: begin behind what is known."""
+        """What was sent may be lost: begin behind what is known. A probe that is lost is sent again: going back to
+        match, which is 0 until the first answer, would end in a snapshot wherever the log is compacted."""
+        if self.flow is not PROBE:
+            self.next = self.match + 1
         self.flow = PROBE
         self.offer, self.paused_us = None, EVERYTHING
-        self.next = self.match + 1
         self.forget_inflight(now_us)
 
     def become_replicate(self) -> None:

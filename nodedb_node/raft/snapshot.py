@@ -10,6 +10,7 @@ from nodedb_node.marks import mark
 from nodedb_node.raft import configuration as configurations
 from nodedb_node.raft import following, membership, quarantine, roles
 from nodedb_node.raft.messages import (
+    FOLLOWER,
     LEADER,
     NOBODY,
     BadChange,
@@ -155,6 +156,10 @@ def _install(state: State, offer: InstallSnapshot) -> None:
     state.delivered = state.applied = index
     state.changed = True
     membership.install(state, offer.config_index, configuration)
+    if state.role is not FOLLOWER and not membership.may_campaign(state):
+        # Offered when it followed. The configuration is committed: nothing later would end this leadership.
+        roles.become_follower(state, state.now_us, state.term, NOBODY)
+    membership.check_removed(state)
 
 
 def snapshot_refused(state: State, offer: InstallSnapshot) -> None:

@@ -178,7 +178,7 @@ class State:
             if entry.kind not in KINDS:
                 return f"entry {index} of the log has the unknown kind {entry.kind}: a newer version wrote it"
             if entry.kind == CONFIG:
-                configuration = configurations.decode(entry.data)
+                configuration = configurations.decode_entry(entry.data)
                 if configuration is None:
                     return f"entry {index} of the log is no configuration this version can read"
                 self.configs.append((index, configuration))

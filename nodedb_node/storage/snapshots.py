@@ -36,8 +36,8 @@ STEP_BYTES = 256 * 1024
 class Spool:
     """One group's snapshot on this node's disk, for any number of transfers. Close removes the file."""
 
-    def __init__(self, path: str) -> None:
-        self._path = path
+    def __init__(self, path: str, floor_bytes: int = 0) -> None:
+        self._path, self._floor_bytes = path, floor_bytes
         self._fd = -1
         self.manifest: Manifest | None = None
 
@@ -54,6 +54,7 @@ class Spool:
             digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
             size_bytes = 0
             for piece in _stream(store, group, vshards, header):
+                _need_space(fd, len(piece), self._floor_bytes, partial)
                 _write_all(fd, piece)
                 digest.update(piece)
                 size_bytes += len(piece)
@@ -91,16 +92,18 @@ class Incoming:
         self._path, self._fd, self.manifest = path, fd, manifest
 
     @classmethod
-    def create(cls, path: str, manifest: Manifest) -> "Incoming":
-        """An empty place. OSError: no space; nothing is left behind."""
+    def create(cls, path: str, manifest: Manifest, floor_bytes: int = 0) -> "Incoming":
+        """An empty place. OSError: no space above the floor; nothing is left behind."""
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         head = msgspec.msgpack.encode(manifest)
         try:
             if len(head) > MANIFEST_BYTES - SLOT.size:
                 raise OSError(errno.EFBIG, "the group's configuration is too long for a manifest", path)
+            size_bytes = MANIFEST_BYTES + manifest.size_bytes + manifest.chunks * SLOT.size
+            _need_space(fd, size_bytes, floor_bytes, path)
             os.pwrite(fd, SLOT.pack(kernels.crc32c(head), len(head)) + head, 0)
             # Reserved now: a full disk is found before the transfer, not at its end.
-            os.posix_fallocate(fd, 0, MANIFEST_BYTES + manifest.size_bytes + manifest.chunks * SLOT.size)
+            os.posix_fallocate(fd, 0, size_bytes)
         except OSError:
             os.close(fd)
             os.unlink(path)
@@ -256,6 +259,13 @@ def _read_manifest(fd: int) -> Manifest | None:
     if len(head) != length or kernels.crc32c(head) != crc:
         return None
     return msgspec.msgpack.decode(head, type=Manifest)
+
+
+def _need_space(fd: int, size_bytes: int, floor_bytes: int, path: str) -> None:
+    """So much leaves the log its floor: below it a node refuses its clients' writes."""
+    disk = os.fstatvfs(fd)
+    if disk.f_bavail * disk.f_frsize < floor_bytes + size_bytes:
+        raise OSError(errno.ENOSPC, "a snapshot leaves the log no room above its floor", path)
 
 
 def _write_all(fd: int, data: Any) -> None:

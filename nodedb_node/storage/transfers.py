@@ -19,8 +19,11 @@ SPOOL, INCOMING = "cut-", "in-"
 class SnapshotFiles:
     """Owner of the directory, which is made if it is not there."""
 
-    def __init__(self, path: str, store: Store, vshards_of: Callable[[int], Sequence[int]]) -> None:
-        self._path, self._store, self._vshards_of = path, store, vshards_of
+    def __init__(
+        self, path: str, store: Store, vshards_of: Callable[[int], Sequence[int]], floor_bytes: int = 0
+    ) -> None:
+        """floor_bytes: free space that snapshots leave to the log."""
+        self._path, self._store, self._vshards_of, self._floor_bytes = path, store, vshards_of, floor_bytes
         os.makedirs(path, exist_ok=True)
         self._spools: dict[tuple[int, int, bytes], Spool] = {}
         self._incoming: dict[int, Incoming] = {}
@@ -34,7 +37,7 @@ class SnapshotFiles:
         if self._store.group(group).applied_index == 0:
             raise OSError(errno.ENOENT, "no checkpoint holds the group yet", self._path)
         self._number += 1
-        spool = Spool(os.path.join(self._path, f"{SPOOL}{group}-{self._number}"))
+        spool = Spool(os.path.join(self._path, f"{SPOOL}{group}-{self._number}"), self._floor_bytes)
         yield from spool.build(self._store, group, list(self._vshards_of(group)), chunk_bytes)
         assert spool.manifest is not None
         key = _key(spool.manifest)
@@ -62,7 +65,7 @@ class SnapshotFiles:
         if before is not None:
             before.close(remove=True)
         name = os.path.join(self._path, f"{INCOMING}{manifest.group}")
-        self._incoming[manifest.group] = Incoming.create(name, manifest)
+        self._incoming[manifest.group] = Incoming.create(name, manifest, self._floor_bytes)
 
     def write(self, manifest: Manifest, number: int, data: bytes) -> None:
         self._known(manifest).write(number, data)

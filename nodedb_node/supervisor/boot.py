@@ -13,6 +13,9 @@ from msgspec import Struct
 
 from nodedb_node.config import Config
 
+LIVES_BITS = 20  # lives of a process within one start of the node
+STARTS_BITS = 32  # together they are exact also where a number is a double
+
 
 class Ports(Struct, frozen=True):
     """Resolved ports, none is 0. The supervisor keeps each TCP port reserved, so a listener needs SO_REUSEPORT; the UDP
@@ -56,6 +59,13 @@ class Boot(Struct, frozen=True, kw_only=True):
     lane_fd: int = -1  # this process's UDP socket, bound; the supervisor keeps it, so it outlives a restart. -1 = none
     to_workers: int = 0  # of workers.redistribute alone: the layout to fill
     to_layout_dir: str = ""
+
+    @property
+    def life(self) -> int:
+        """Of this process, over all starts of the node: the one number by which peers tell its lives apart. The next
+        one's is always higher."""
+        assert 0 < self.generation < 1 << LIVES_BITS and self.node_generation < 1 << STARTS_BITS
+        return (self.node_generation << LIVES_BITS) + self.generation
 
     @property
     def worker(self) -> int:

@@ -2,8 +2,8 @@
 World file: the event loop, clocks, the inherited socket.
 
 Invariant: a process serves before, and without, its lane: what a lane needs is imported in a thread after the process
-is ready, and a failure there is logged and tried again. The generation of a lane is that of its process within this
-start of the node, so a restarted process is always newer.
+is ready, and a failure there is logged and tried again. The generation of a lane is its process's life, the number that
+its groups' heartbeats carry too.
 """
 
 from __future__ import annotations
@@ -25,16 +25,9 @@ from nodedb_node.supervisor.boot import Boot
 if TYPE_CHECKING:
     from nodedb_node.transport.quic import Credentials, Endpoint
 
-GENERATION_BITS = 20  # of the process, below the number of the node's starts
 RETRY_S = 5.0
 SUCCEED_S = 240.0  # from a new certificate to its use in every session: peers know it by then, and the old one still
 IMPORT_TURN_S = 0.0003
-
-
-def generation(boot: Boot) -> int:
-    """Grows with every start of the node and of the process."""
-    assert boot.generation < 1 << GENERATION_BITS
-    return (boot.node_generation << GENERATION_BITS) + boot.generation
 
 
 class NodeLane:
@@ -106,7 +99,7 @@ class NodeLane:
         local = Local(
             cluster_id=ClusterId(boot.cluster_id),
             node_id=NodeId(boot.node_id),
-            generation=generation(boot),
+            generation=boot.life,
             nonce=secrets.token_bytes(16),
             lane=Process(boot.process),
             membership_epoch=0,
@@ -162,7 +155,7 @@ class NodeLane:
         sizes = [conn.quic.datagram_size for conn in endpoint.connections()]
         shown = board.LaneBoard(
             pid=os.getpid(),
-            generation=generation(self._boot),
+            generation=self._boot.life,
             host=host,
             port=port,
             insecure=bool(self._credentials and self._credentials.insecure),

@@ -18,6 +18,7 @@ from tests.conformance.wal_disk import SimSegments
 
 GROUPS = [0, 1, 5]
 SEGMENT_BYTES = 64 * 1024
+APPEND_BYTES = lib.ND_WAL_APPEND_HEADER_BYTES + lib.ND_WAL_RECORD_HEADER_BYTES  # of one record, beside its payload
 Entries = dict[int, list[tuple[int, bytes]]]
 
 
@@ -204,6 +205,24 @@ def test_compaction_drops_old_segments_and_keeps_what_is_needed(place: Place) ->
     log, got = place.open(applied={0: 103, 1: 102, 5: 2})
     assert got == {}
     assert propose(log, [(1, b"on")]) == [(1, 104, 104)]
+    log.close(mark=True)
+
+
+@pytest.mark.parametrize("room", [0, 1, 4096])
+def test_compaction_finds_no_room_beside_a_turn_that_fills_an_append(place: Place, room: int) -> None:
+    """What it writes was not counted: the append was too long, and the worker ended."""
+    log, _ = place.open()
+    for _ in range(20):
+        propose(log, [(0, bytes(9000))])
+    segment = log.stats().segment
+    log.compact({0: 15, 1: 1, 5: 1})
+    full = bytes(log._io.append_bytes_max() - APPEND_BYTES - room)
+    assert propose(log, [(0, full)]) == [(0, 22, 22)]
+    wait_until_dropped(log)
+    assert 1 < log.stats().oldest_segment < segment
+    log.close(mark=False)
+    log, got = place.open(applied={0: 15, 1: 1, 5: 1})
+    assert got[0] == [*((index, bytes(9000)) for index in range(16, 22)), (22, full)]
     log.close(mark=True)
 
 

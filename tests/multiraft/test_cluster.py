@@ -1,11 +1,27 @@
 """MultiRaft among others: elections over lanes, idle cost, lost lanes, doubts, restarts, stalled disks, fairness."""
 
+import random
+
 import msgspec
 import pytest
 
 from nodedb_node.ids import GroupId, NodeNumber
+from nodedb_node.multiraft.core import MultiConfig, MultiRaft
 from nodedb_node.multiraft.messages import Doubt, LaneAck, LaneHeartbeat, Outcome, Reason
-from nodedb_node.raft.messages import AppendEntries, NotLeader, RequestVote, Role, RoleChanged
+from nodedb_node.raft.configuration import founding
+from nodedb_node.raft.messages import (
+    FOUNDER,
+    NOBODY,
+    AppendEntries,
+    ConfigChange,
+    GroupConfig,
+    NotLeader,
+    Removed,
+    RequestVote,
+    Restored,
+    Role,
+    RoleChanged,
+)
 from tests.multiraft.cluster import Cluster, lane_messages
 
 SECOND = 1_000_000
@@ -243,6 +259,22 @@ def test_waits_end_with_the_apply_the_deadline_or_the_group() -> None:
     assert ends == [("soon", Outcome.REACHED), ("never", Outcome.TIMED_OUT), ("gone", Outcome.GONE)]
 
 
+def test_reads_of_a_replica_that_goes_are_refused() -> None:
+    """Those that waited in Raft never came back."""
+    cluster = Cluster(3, 1)
+    cluster.until(cluster.led)
+    leader = cluster.processes[NodeNumber(cluster.leader(0) or 0)]
+    assert leader.multi.read(cluster.now_us, GroupId(0), "index found, not told") is None
+    cluster.isolate(leader.node)
+    cluster.now_us += SECOND  # no lease any more
+    assert leader.multi.read(cluster.now_us, GroupId(0), "waits") is None
+    leader.multi.remove_group(cluster.now_us, GroupId(0))
+    cluster.pump(leader)
+    failed = [(group, row.context, row.refusal) for turn in leader.turns for group, row in turn.read_failures]
+    assert failed == [(0, "waits", NotLeader(NOBODY)), (0, "index found, not told", NotLeader(NOBODY))]
+    assert not any(turn.reads for turn in leader.turns)
+
+
 def test_a_sole_voter_leads_at_once_and_a_restart_raises_its_term() -> None:
     cluster = Cluster(1, 3)
     cluster.step()
@@ -268,3 +300,40 @@ def test_an_only_member_is_alone_until_something_of_its_own_is_in_flight() -> No
     assert multi.alone(GroupId(0)) == (40, 1)
     status = multi.status(GroupId(0))
     assert (status.commit, status.applied, status.last, status.reason) == (40, 40, 40, Reason.MOVES)
+
+
+def test_a_member_that_is_removed_while_its_lane_is_down_is_told_when_it_is_up() -> None:
+    """It is in no lane's set any more, and the leader has still to tell it."""
+    cluster = Cluster(4, 1)
+    cluster.until(cluster.led)
+    leader = cluster.leader(0)
+    gone = next(node for node in (1, 2, 3, 4) if node != leader)
+    group, multi = GroupId(0), cluster.processes[NodeNumber(leader or 0)].multi
+    cluster.isolate(gone)
+    multi.lane_down(cluster.now_us, NodeNumber(gone))
+    multi.propose_config(cluster.now_us, group, ConfigChange(remove=(NodeNumber(gone),)))
+    cluster.run(SECOND)
+    assert not multi.raft(group).peers[NodeNumber(gone)].reachable
+    cluster.heal()
+    cluster.cut |= {(gone, node) for node in (1, 2, 3, 4)}  # whatever it asks by itself
+    multi.lane_up(cluster.now_us, NodeNumber(gone), 1)
+    cluster.sent.clear()
+    cluster.run(SECOND)
+    told = [message for _, to, frame in cluster.sent if to == gone for message in frame]
+    assert any(isinstance(message, AppendEntries) for message in told)
+
+
+def test_a_replica_that_was_removed_before_the_start_says_so_at_once() -> None:
+    config = MultiConfig(GroupConfig(group=GroupId(0), node=NodeNumber(3)), 2)
+    row = Restored(
+        term=1,
+        mark_index=5,
+        mark_term=1,
+        config_index=4,
+        configuration=founding([NodeNumber(1), NodeNumber(2)]),
+        applied=5,
+    )
+    multi = MultiRaft(config, {GroupId(0): (FOUNDER, row)}, random.Random(1), SECOND)
+    turn = multi.take_turn(SECOND)
+    assert turn is not None and turn.events == [(GroupId(0), Removed(4))]
+    assert multi.next_deadline_us() is None

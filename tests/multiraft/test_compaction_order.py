@@ -11,7 +11,7 @@ def test_a_vote_in_the_append_of_a_compaction_is_not_undone_by_it() -> None:
     (old,) = written(3, HardState(7, NodeNumber(0), ReplicaId(0)))
     (new,) = written(3, HardState(8, NodeNumber(2), ReplicaId(0)))
     array, keep = wal.records_array([new])
-    joined = _joined(Rows(array, 1, keep), 1, [old.rewritten()])
+    joined = _joined(Rows(array, 1, keep), [old.rewritten()])
     opened = [wal.record_of(joined.array[i]) for i in range(joined.n)]
     log = [record if record.type != wal.REWRITE else old for record in opened]
     plain, kept = wal.records_array(log)

@@ -7,7 +7,7 @@ import pytest
 
 from nodedb_node.ids import GroupId, NodeNumber
 from nodedb_node.multiraft.lanes import Inbound, Outbound
-from nodedb_node.multiraft.messages import Doubt, LaneAck, LaneHeartbeat
+from nodedb_node.multiraft.messages import Doubt, LaneAck, LaneHeartbeat, Outcome
 from nodedb_node.multiraft.watchers import Watchers
 from tests.seeds import run_seed
 
@@ -24,7 +24,7 @@ def no_doubt(group: GroupId, term: int) -> tuple[Doubt, int] | None:
 
 
 def test_only_changes_are_said_once_the_peer_knows_the_set() -> None:
-    out, lane = Outbound(B), Inbound(A)
+    out, lane = Outbound(B), Inbound(A, PROMISE_US)
     for group in range(100):
         out.put(GroupId(group), 5)
     first = beat(out, 10)
@@ -47,7 +47,7 @@ def test_only_changes_are_said_once_the_peer_knows_the_set() -> None:
 
 
 def test_contact_is_anchored_at_the_send_and_needs_the_term() -> None:
-    out, lane = Outbound(B), Inbound(A)
+    out, lane = Outbound(B), Inbound(A, PROMISE_US)
     out.put(GroupId(1), 3)
     message = beat(out, 100)
     out.put(GroupId(2), 3)  # after the heartbeat left
@@ -60,7 +60,7 @@ def test_contact_is_anchored_at_the_send_and_needs_the_term() -> None:
 
 
 def test_a_doubt_stops_contact_but_not_what_was_before() -> None:
-    out, lane = Outbound(B), Inbound(A)
+    out, lane = Outbound(B), Inbound(A, PROMISE_US)
     out.put(GroupId(1), 3)
     ack, _, _ = lane.take(1, beat(out, 1), (B, 1, 0), no_doubt)
     assert ack is not None
@@ -83,10 +83,10 @@ def test_a_doubt_stops_contact_but_not_what_was_before() -> None:
 def test_an_unknown_base_is_asked_for_in_full() -> None:
     out = Outbound(B)
     out.put(GroupId(1), 3)
-    ack, _, _ = Inbound(A).take(1, beat(out, 1), (B, 1, 0), no_doubt)
+    ack, _, _ = Inbound(A, PROMISE_US).take(1, beat(out, 1), (B, 1, 0), no_doubt)
     assert ack is not None
     out.ack(ack)
-    later = Inbound(A)  # the peer's next process
+    later = Inbound(A, PROMISE_US)  # the peer's next process
     ack, _, _ = later.take(2, beat(out, 2), (B, 2, 0), no_doubt)
     assert ack is not None and ack.full
     assert later.counted_us(GroupId(1), 3) == 0
@@ -99,7 +99,7 @@ def test_an_unknown_base_is_asked_for_in_full() -> None:
 
 
 def test_a_new_process_of_the_sender_begins_with_an_empty_set_and_promises_stay() -> None:
-    old, lane = Outbound(B), Inbound(A)
+    old, lane = Outbound(B), Inbound(A, PROMISE_US)
     old.put(GroupId(1), 3)
     lane.take(10, beat(old, 10), (B, 1, 0), no_doubt)
     new = Outbound(B)
@@ -114,7 +114,7 @@ def test_a_new_process_of_the_sender_begins_with_an_empty_set_and_promises_stay(
 def test_whatever_is_lost_doubled_or_late_contact_is_never_more_than_what_arrived(part: int) -> None:
     """Truth: the heartbeats that the receiver took, and what it thought of each group then."""
     rng = random.Random(run_seed() + part)
-    out, lane, generation, peer_generation = Outbound(B), Inbound(A), 1, 1
+    out, lane, generation, peer_generation = Outbound(B), Inbound(A, PROMISE_US), 1, 1
     doubts: dict[int, tuple[Doubt, int]] = {}
     said: dict[tuple[int, int], dict[int, int]] = {}  # (generation, number) → the set then
     sent_us: dict[tuple[int, int], int] = {}
@@ -140,7 +140,7 @@ def test_whatever_is_lost_doubled_or_late_contact_is_never_more_than_what_arrive
             case 4 if rng.random() < 0.05:
                 out, generation, counted = Outbound(B), generation + 1, {}
             case 5 if rng.random() < 0.05:
-                lane, peer_generation = Inbound(A), peer_generation + 1
+                lane, peer_generation = Inbound(A, PROMISE_US), peer_generation + 1
             case 6 | 7:
                 message = beat(out, now_us, generation)
                 said[generation, message.number] = dict(out.set)
@@ -166,6 +166,51 @@ def test_whatever_is_lost_doubled_or_late_contact_is_never_more_than_what_arrive
             assert out.acked_us(g, term) <= counted.get((g, term), 0)
 
 
+def test_a_promise_is_no_longer_than_the_receiver_s_fence_and_contact_ends_with_it() -> None:
+    """A start fences the receiver for its own time only: what the sender rests on a longer promise would not hold."""
+    out, lane = Outbound(B), Inbound(A, PROMISE_US // 4)
+    out.put(GroupId(1), 3)
+    ack, _, _ = lane.take(10_005, beat(out, 10_000), (B, 1, 0), no_doubt)
+    assert ack is not None and lane.promised_us(GroupId(1)) == 10_005 + PROMISE_US // 4
+    out.ack(ack)
+    assert out.acked_us(GroupId(1), 3) == 10_000 - 3 * PROMISE_US // 4
+    endless = msgspec.structs.replace(beat(out, 10_010), promise_us=1 << 63)
+    lane.take(10_015, endless, (B, 1, 0), no_doubt)
+    assert lane.promised_us(GroupId(1)) == 10_015 + PROMISE_US // 4
+
+
+def test_many_heartbeats_on_a_long_way_count() -> None:
+    """Reads that wait for contact ask for one per turn."""
+    out, lane = Outbound(B), Inbound(A, PROMISE_US)
+    out.put(GroupId(1), 3)
+    road = [beat(out, now_us) for now_us in range(1_000)]
+    for number, message in enumerate(road):
+        ack, _, _ = lane.take(2_000, message, (B, 1, 0), no_doubt)
+        assert ack is not None
+        out.ack(ack)
+        assert out.acked_us(GroupId(1), 3) == number
+    assert len(out._sent) == 0
+
+
+def test_unanswered_heartbeats_are_forgotten() -> None:
+    out = Outbound(B)
+    out.put(GroupId(1), 3)
+    for now_us in range(0, 100 * PROMISE_US, 10):
+        beat(out, now_us)
+    assert len(out._sent) <= 1 + 4 * PROMISE_US // 10
+
+
+def test_promises_that_are_over_are_forgotten() -> None:
+    out, lane = Outbound(B), Inbound(A, PROMISE_US)
+    for group in range(300):
+        out.put(GroupId(group), 1)
+        ack, _, _ = lane.take(group * 100, beat(out, group * 100), (B, 1, 0), no_doubt)
+        assert ack is not None
+        out.ack(ack)
+        out.drop(GroupId(group))
+    assert len(lane._promised) <= 1 + PROMISE_US // 100
+
+
 def test_messages_survive_the_wire() -> None:
     hello = LaneHeartbeat(A, 3, 9, 2, 0, PROMISE_US, 77, ((GroupId(1), 5),), (GroupId(2),))
     answer = LaneAck(B, 1, 3, 9, 2, False, 78, ((GroupId(1), Doubt.QUARANTINED, 5),))
@@ -183,4 +228,17 @@ def test_many_waits_that_timed_out_leave_nothing_behind() -> None:
     assert len(watchers) == 1
     assert len(watchers._by_index[GroupId(1)]) < 70
     assert watchers.applied(GroupId(1), 3) == [("stays", 1)]
+    assert watchers.next_deadline_us() is None
+
+
+def test_waits_that_were_reached_do_not_stay_behind_one_that_is_open() -> None:
+    watchers = Watchers()
+    watchers.add_group(GroupId(1), 0)
+    assert watchers.wait(GroupId(1), 1 << 40, 5, "due first, and open") is None
+    for index in range(1, 10_000):
+        watchers.wait(GroupId(1), index, 1000 + index, index)
+        assert watchers.applied(GroupId(1), index) == [(index, Outcome.REACHED)]
+        assert len(watchers._by_deadline) < 100
+    assert watchers.next_deadline_us() == 5
+    assert watchers.tick(5) == [("due first, and open", Outcome.TIMED_OUT)]
     assert watchers.next_deadline_us() is None

@@ -12,8 +12,10 @@ from nodedb_node.ids import GroupId, NodeNumber
 from nodedb_node.multiraft import books
 from nodedb_node.multiraft.snapshot.desk import Desk
 from nodedb_node.multiraft.snapshot.limits import SnapshotLimits
-from nodedb_node.multiraft.snapshot.messages import Chunk, Done, Offer, Reason, Refusal
-from nodedb_node.raft.messages import NOOP, Entry, Reset
+from nodedb_node.multiraft.snapshot.messages import Accept, Chunk, Done, Offer, Reason, Refusal
+from nodedb_node.multiraft.snapshot.receiver import Discard
+from nodedb_node.raft.messages import NOOP, Entry, InstallSnapshot, Reset
+from nodedb_node.raft.progress import Flow
 from nodedb_node.storage.transfers import SnapshotFiles
 from tests.multiraft.cluster import Cluster, Process
 from tests.storage.rows import contents, fill, keys_of_group, open_store, vshards_of
@@ -124,6 +126,52 @@ def test_a_member_that_restarts_half_way_goes_on_where_it_was(cluster: Stored) -
     assert numbers[0] >= 2, "the first ones are there already"
 
 
+def test_a_member_whose_lane_is_down_is_sent_nothing_and_served_when_it_is_back(cluster: Stored) -> None:
+    leader, behind, index = leave_behind(cluster)
+    cluster.heal()
+    cluster.until(lambda: sum(isinstance(message, Chunk) for message in cluster.moved) > 4)
+    cluster.isolate(behind.node)
+    leader.multi.lane_down(cluster.now_us, behind.node)
+    cluster.run(10_000_000)
+    assert not leader.multi._transfers._sender.manifests()
+    cluster.heal()
+    cluster.moved.clear()
+    leader.multi.lane_up(cluster.now_us, behind.node, behind.generation)
+    cluster.until(lambda: behind.committed[GROUP] >= index, us=3_000_000)
+    numbers = sorted({message.number for message in cluster.moved if isinstance(message, Chunk)})
+    assert numbers[0] >= 2, "the first ones are there already"
+
+
+def test_a_partial_that_the_group_has_passed_by_the_log_is_discarded(cluster: Stored) -> None:
+    leader, behind, index = leave_behind(cluster)
+    cluster.heal()
+    cluster.until(lambda: sum(isinstance(message, Chunk) for message in cluster.moved) > 4)
+    offer = next(message for message in cluster.moved if isinstance(message, Offer))
+    transfers = behind.multi._transfers
+    assert transfers._receiver.partials() == [(GROUP, index)]
+    behind.multi.raft(GROUP).applied = index  # as the next leader's log had it
+    behind.multi.step_bulk(cluster.now_us, leader.node, [offer])
+    turn = behind.multi.take_turn(cluster.now_us)
+    assert turn is not None and turn.work == [Discard(offer.manifest)]
+    assert turn.bulk == {leader.node: [Done(GROUP, offer.term, offer.transfer)]}
+
+
+def test_no_snapshot_is_cut_for_a_member_that_has_no_lane(cluster: Stored) -> None:
+    """It said where its log ends, and its lane went down at once."""
+    leader, behind, _ = leave_behind(cluster)
+    leader.multi.lane_down(cluster.now_us, behind.node)
+    third = next(p for p in cluster.processes.values() if p not in (leader, behind))
+    third.multi.lane_down(cluster.now_us, behind.node)
+    third.multi.compacted({GROUP: (third.committed[GROUP], leader.multi.raft(GROUP).term)})
+    assert leader.multi.transfer(cluster.now_us, GROUP, third.node) is None
+    cluster.until(lambda: cluster.leader(GROUP) == third.node)
+    third.multi.raft(GROUP).peers[behind.node].next = 1
+    third.turns.clear()
+    cluster.run(10_000_000)
+    assert third.multi.raft(GROUP).peers[behind.node].flow is Flow.SNAPSHOT
+    assert not any(turn.work for turn in third.turns)
+
+
 def test_an_offer_that_raft_has_not_accepted_is_not_taken(cluster: Stored) -> None:
     leader, behind, index = leave_behind(cluster)
     cluster.heal()
@@ -140,6 +188,32 @@ def test_an_offer_that_raft_has_not_accepted_is_not_taken(cluster: Stored) -> No
     turn = behind.multi.take_turn(cluster.now_us)
     assert turn is not None
     assert turn.bulk == {third.node: [Refusal(GROUP, offer.term, 5, Reason.STALE_TERM)]}
+    assert index == offer.manifest.index
+
+
+@pytest.mark.parametrize("first", ["bulk", "raft"])
+def test_an_offer_is_taken_at_once_whichever_lane_is_faster(cluster: Stored, first: str) -> None:
+    """In one turn of the loop, or over a faster path: it was dropped, and offered again only after a stall."""
+    leader, behind, index = leave_behind(cluster)
+    cluster.heal()
+    offers: list[InstallSnapshot] = []
+    while not offers:
+        cluster.step()
+        offers = [message for _, _, frame in cluster.sent for message in frame if isinstance(message, InstallSnapshot)]
+    cluster.until(lambda: any(isinstance(message, Offer) for message in cluster.moved))
+    offer = next(message for message in cluster.moved if isinstance(message, Offer))
+    cluster.restart(behind.node)  # and knows nothing of either
+    cluster.bulk.clear()
+    machine, now_us = behind.multi, cluster.now_us
+    if first == "raft":
+        machine.step(now_us, leader.node, [offers[-1]])
+    machine.step_bulk(now_us, leader.node, [offer])
+    if first == "bulk":
+        machine.step(now_us, leader.node, [offers[-1]])
+    while (turn := machine.take_turn(now_us)) is not None and not turn.bulk:
+        pass
+    assert turn is not None
+    assert turn.bulk == {leader.node: [Accept(GROUP, offer.term, offer.transfer, 0)]}
     assert index == offer.manifest.index
 
 

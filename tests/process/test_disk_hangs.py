@@ -49,6 +49,12 @@ def disk() -> Iterator[LoopFilesystem]:
         filesystem.close()
 
 
+def stuck_groups(node: Node) -> float:
+    with urllib.request.urlopen(f"http://127.0.0.1:{node.http_port}/metrics", timeout=10) as answer:
+        rows = [line for line in answer.read().decode().splitlines() if line.startswith("nodedb_groups_stuck{")]
+    return sum(float(row.rpartition(" ")[2]) for row in rows)
+
+
 def test_a_disk_that_hangs_delays_writes_and_nothing_else(disk: LoopFilesystem, tmp_path: Path) -> None:
     with Node(tmp_path, {"clients.deadline_ms": DEADLINE_MS}) as one:
         one.data_dir = disk.path / "data"
@@ -63,6 +69,8 @@ def test_a_disk_that_hangs_delays_writes_and_nothing_else(disk: LoopFilesystem, 
             assert one.client().get("old") == b"1"
             with urllib.request.urlopen(f"http://127.0.0.1:{one.http_port}/livez", timeout=10) as answer:
                 assert answer.status == 200
+            wait_for(lambda: stuck_groups(one) > 0, "the groups to say that their disk does not answer")
+        wait_for(lambda: stuck_groups(one) == 0, "the groups to move again")
 
         def written() -> bool:
             try:

@@ -7,19 +7,27 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nodedb_node.ids import NodeNumber
+from nodedb_node.raft import configuration as configurations
 from nodedb_node.raft.core import HANDLERS
 from nodedb_node.raft.messages import (
+    CONFIG,
+    DATA,
+    ENTRY_BYTES_MAX,
+    TERM_MAX,
     AppendEntries,
     AppendResponse,
+    Configuration,
     Entry,
     InstallSnapshot,
     Message,
     RequestVote,
+    Role,
     SnapshotResponse,
     TimeoutNow,
     VoteResponse,
 )
-from tests.raft.group import Group
+from tests.raft.group import Group, header
 
 MEMBERS = typing.get_args(Message)
 
@@ -94,3 +102,96 @@ def test_no_message_is_fatal(leading: bool, messages: list[Message]) -> None:
         group[1].check_invariants()
         group[1].take_ready()
         group[1].check_invariants()
+
+
+def wire(message: Message) -> Message:
+    """As it comes out of a decoder: integers up to 64 bits, and of Any whatever was there."""
+    return typing.cast(Message, msgspec.msgpack.decode(msgspec.msgpack.encode(message), type=Message))
+
+
+def append(*entries: Entry, term: int = 1, prev: tuple[int, int] = (1, 1)) -> AppendEntries:
+    """From node 1 to node 3."""
+    return AppendEntries(*header(1, 3, term), 50, *prev, prev[0] + len(entries), 0, 0, (), entries)
+
+
+def led() -> Group:
+    """1 leads {1, 2, 3} in term 1, with one entry."""
+    group = Group(3)
+    group.elect(1)
+    group.take(3)
+    return group
+
+
+def is_dropped(group: Group, message: Message) -> bool:
+    """Nothing of it was taken, and nothing is answered."""
+    raft = group[3]
+    before = (raft.drops, raft.term, raft.leader, raft.log.last_index, raft.commit, len(raft.configs))
+    raft.step(group.now_us, wire(message))
+    group.check(3)
+    after = (raft.drops, raft.term, raft.leader, raft.log.last_index, raft.commit, len(raft.configs))
+    return after == (before[0] + 1, *before[1:]) and raft.take_ready() is None and not raft.halted
+
+
+@pytest.mark.parametrize("data", [None, "x", 5, [1]], ids=repr)
+def test_a_configuration_that_is_no_bytes_stops_the_group_not_the_worker(data: typing.Any) -> None:
+    group = led()
+    group[3].step(group.now_us, wire(append(Entry(1, CONFIG, 1, data))))
+    assert group[3].halted and group[3].log.last_index == 1
+
+
+def test_a_configuration_without_voters_is_not_taken() -> None:
+    """Nobody is a majority of nobody: the replica would elect itself with no votes."""
+    nobody = Entry(1, CONFIG, 5, configurations.encode(Configuration()))
+    group = led()
+    group[3].step(group.now_us, wire(append(nobody)))
+    assert group[3].halted and group[3].log.last_index == 1
+    group.crash(3)
+    disk = group.replicas[3].disk
+    restored = disk.restored(entries=[*disk.entries, nobody])
+    assert group._start(3, 0, disk, restored).raft.halted, "nor found in the log"
+
+
+@pytest.mark.parametrize("size_bytes", [-1, ENTRY_BYTES_MAX + 1, 1 << 63, (1 << 64) - 1])
+def test_an_entry_of_a_size_that_no_entry_has_is_dropped(size_bytes: int) -> None:
+    """The log keeps a running total: it ran over when half of the entries were taken."""
+    entry = Entry(1, DATA, size_bytes, b"x")
+    assert is_dropped(led(), append(Entry(1, DATA, 1, b"x"), entry, entry))
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        append(Entry(0, DATA, 1, b"x"), prev=(0, 0)),
+        append(Entry(2, DATA, 1, b"x"), Entry(1, DATA, 1, b"x"), term=2),
+        append(Entry(2, DATA, 1, b"x")),
+        append(prev=(1, 0)),
+        append(prev=(0, 1)),
+        append(term=0, prev=(0, 0)),
+    ],
+    ids=["zero", "falling", "of a term to come", "zero before", "nothing before", "of no term"],
+)
+def test_terms_of_entries_begin_with_one_and_rise_to_the_append_s(message: AppendEntries) -> None:
+    """An entry of term 0 was taken into an empty log; compacted, it kept the next start from its mark."""
+    group = Group(3)
+    assert is_dropped(group, message)
+    if message.term == 1:
+        assert is_dropped(led(), message)
+
+
+@pytest.mark.parametrize("term", [TERM_MAX + 1, (1 << 64) - 1])
+def test_a_term_near_the_end_of_numbers_is_not_believed(term: int) -> None:
+    """It would be recorded, and the own next term, one more, could not be: not after a restart either."""
+    group = led()
+    row = (1, 9, 9, False, True)
+    for message in (
+        RequestVote(*header(1, 3, term), *row),
+        VoteResponse(*header(1, 3, term), 1, False, False),
+        append(term=term),
+        AppendResponse(*header(1, 3, term), 1, True, 1),
+        TimeoutNow(*header(1, 3, term)),
+        InstallSnapshot(*header(1, 3, term), 1, 5, 1, 0, b""),
+        SnapshotResponse(*header(1, 3, term), 1, True, 1),
+    ):
+        assert is_dropped(group, message), message
+    group[1].lane_exception(group.now_us, NodeNumber(3), term)
+    assert group[1].role == Role.LEADER and group[1].term == 1

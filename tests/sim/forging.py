@@ -9,6 +9,7 @@ from typing import Any
 from nodedb_node.raft import configuration as configurations
 from nodedb_node.raft.messages import (
     DATA,
+    TERM_MAX,
     AppendEntries,
     AppendResponse,
     Configuration,
@@ -37,6 +38,7 @@ def nonsense(core: Any, sender: int) -> list[Any]:
         InstallSnapshot(*row, FAR, 5, term, 6, empty, 1),  # a configuration behind its end
         SnapshotResponse(*row, FAR, False, 0),
         TimeoutNow(*row[:5], term + 1),
+        RequestVote(*row[:5], TERM_MAX + 1, FAR, FAR, term, False, True),  # after which there is no next
         VoteResponse(*row, FAR, False, True),
         RequestVote(*row[:4], core.replica + FAR, term, FAR, FAR, term, True, False),
         AppendResponse(core.group, sender + 1, 0, *to, term, 1, False, 0),  # under another's name than the lane's

@@ -164,6 +164,30 @@ def test_a_spool_given_up_half_way_leaves_nothing(tmp_path: Path, source: Store)
     assert not list(tmp_path.glob("x.snap*"))
 
 
+def test_neither_side_takes_the_space_that_belongs_to_the_log(
+    tmp_path: Path, spool: Spool, source: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What arrived took all the disk had, and the node refused its clients' writes below the floor."""
+    needed, floor = manifest(spool).size_bytes, 1 << 20
+    real = os.statvfs(tmp_path)
+
+    def left(free_bytes: int) -> None:
+        fields = [*real]
+        fields[1], fields[4] = 1, free_bytes  # f_frsize, f_bavail
+        monkeypatch.setattr(os, "fstatvfs", lambda fd: os.statvfs_result(fields))
+
+    left(floor + needed)
+    with pytest.raises(OSError, match="floor") as refused:
+        Incoming.create(str(tmp_path / "in"), manifest(spool), floor)
+    assert refused.value.errno == errno.ENOSPC
+    left(floor + needed + 2 * MANIFEST_BYTES)
+    Incoming.create(str(tmp_path / "in"), manifest(spool), floor).close(remove=True)
+    left(floor)
+    with pytest.raises(OSError, match="floor"):
+        list(Spool(str(tmp_path / "x.snap"), floor).build(source, GROUP, vshards_of(GROUP), CHUNK))
+    assert not [*tmp_path.glob("x.snap*"), *tmp_path.glob("in")]
+
+
 def test_rows_that_change_while_spooling_are_not_mixed_in_a_vshard(tmp_path: Path, source: Store) -> None:
     """Each vShard is of one moment, never older than the manifest's index."""
     made = Spool(str(tmp_path / "x.snap"))

@@ -72,9 +72,12 @@ def open_log(
         backend=wal.backend,
         segment_bytes=wal.segment_bytes,
         floor_bytes=wal.floor_bytes,
-        generation=max(1, boot.generation + (boot.node_generation << 16)),
+        generation=boot.life,
     )
     snapshots = SnapshotFiles(
-        os.path.join(boot.worker_dir, "snapshots"), store, lambda group: vshards_of_group(Group(group), boot.groups)
+        os.path.join(boot.worker_dir, "snapshots"),
+        store,
+        lambda group: vshards_of_group(Group(group), boot.groups),
+        wal.floor_bytes,
     )
     return start.open_log(LogDirectory(path), config, held, engine.replay, now_us, sync_us, snapshots)

@@ -28,11 +28,16 @@ class SnapshotLimits(NamedTuple):
     retry_us: int = SECOND_US
     kept_us: int = 30 * SECOND_US  # a cut that nobody needs at the moment stays so long for the next who does
 
+    @property
+    def patience_us(self) -> int:
+        """Of a sender: what was not touched for longer is nobody's."""
+        return self.stall_us * self.offers_max
+
     def check(self) -> None:
         assert 0 < self.chunk_bytes <= self.chunk_bytes_max
         assert self.window_chunks > 0 and 0 < self.per_peer_max <= self.outgoing_max
         assert self.rate_bytes_per_s >= self.chunk_bytes, "a chunk must fit in a second's tokens"
-        assert self.idle_us > self.stall_us * self.offers_max, "a partial outlives its sender's patience"
+        assert self.idle_us > self.patience_us, "a partial outlives its sender's patience"
 
 
 class Throttle:

@@ -136,6 +136,7 @@ class SnapshotReceiver:
             self._discard(row)
             row = None
         if row is None:
+            self._make_room(now_us)
             row = self._incoming[offer.group] = _Incoming(offer.manifest, now_us)
             self._outputs.append(Begin(offer.manifest))
         row.peer, row.transfer, row.term, row.touched_us = peer, offer.transfer, offer.term, now_us
@@ -155,13 +156,28 @@ class SnapshotReceiver:
             mark("snapshot-quarantined")
             return Reason.QUARANTINED
         if row is None:
-            return Reason.BUSY if len(self._incoming) >= limits.incoming_max else None
+            return Reason.BUSY if self._is_full() and self._abandoned(now_us) is None else None
         if row.manifest == manifest:
             return None
         if row.installing:
             return Reason.BUSY
         newer = (offer.term, manifest.index) > (row.term, row.manifest.index)
         return None if newer else Reason.NOT_NEWER
+
+    def _is_full(self) -> bool:
+        return len(self._incoming) >= self._limits.incoming_max
+
+    def _abandoned(self, now_us: int) -> _Incoming | None:
+        """What was untouched longest, if its sender must have given up."""
+        rows = [row for row in self._incoming.values() if not row.installing]
+        oldest = min(rows, key=lambda row: row.touched_us, default=None)
+        return oldest if oldest and now_us > oldest.touched_us + self._limits.patience_us else None
+
+    def _make_room(self, now_us: int) -> None:
+        abandoned = self._abandoned(now_us) if self._is_full() else None
+        if abandoned is not None:
+            mark("snapshot-abandoned")
+            self._discard(abandoned)
 
     def _on_chunk(self, now_us: int, peer: int, chunk: Chunk) -> None:
         row = self._incoming.get(chunk.group)
@@ -251,6 +267,10 @@ class SnapshotReceiver:
             row.ack_due = False
             row.again.clear()
         return outputs
+
+    def partials(self) -> list[tuple[int, int]]:
+        """(group, index) of each that is not being installed."""
+        return [(group, row.manifest.index) for group, row in self._incoming.items() if not row.installing]
 
     def manifest(self, group: int) -> Manifest | None:
         """Of the group's transfer."""

@@ -7,6 +7,7 @@ the transfer was started, and at most window_chunks of a transfer are being read
 """
 
 from collections import deque
+from collections.abc import Collection
 from typing import NamedTuple
 
 from nodedb_node.ids import NodeNumber
@@ -107,6 +108,12 @@ class SnapshotSender:
         self._admit(now_us)
         return number
 
+    def would_admit(self, peer: int, promised: Collection[int]) -> bool:
+        """Would a transfer to peer go out at once, behind those that the promised peers are going to get?"""
+        active = [row.peer for row in self._active.values()] + [*promised]
+        to_peer = active.count(peer) + sum(row.peer == peer for row in self._waiting)
+        return len(active) < self._limits.outgoing_max and to_peer < self._limits.per_peer_max
+
     def manifest(self, number: int) -> Manifest | None:
         """Of a transfer that is under way."""
         transfer = self._active.get(number)
@@ -132,6 +139,13 @@ class SnapshotSender:
         """The group is led elsewhere, or its snapshot is gone: end its transfers (to one peer, or all)."""
         for transfer in (*self._active.values(), *self._waiting):
             if transfer.manifest.group == group and peer in (None, transfer.peer):
+                self._finish(transfer, Reason.STOPPED)
+        self._admit(now_us)
+
+    def peer_down(self, now_us: int, peer: int) -> None:
+        """No connection: its places go to others, its snapshots from the disk. Back again, it is asked what it has."""
+        for transfer in (*self._active.values(), *self._waiting):
+            if transfer.peer == peer:
                 self._finish(transfer, Reason.STOPPED)
         self._admit(now_us)
 

@@ -1,8 +1,8 @@
 """What snapshots want of the disk and the store, part of every turn, and who does it.
 
 SnapshotDisk is the seam: nodedb_node.storage.transfers does it with files and a real store, the simulator with twins.
-Invariant: each Work is done once, those of one group in the order given; answers may come at any later time. Work that
-takes long is a generator of small steps, to be spread over turns.
+Invariant: each Work is done once, in the order given; only what is short may overtake cuts and installs. Answers may
+come at any later time. Work that takes long is a generator of small steps, to be spread over turns.
 """
 
 from collections.abc import Iterator

@@ -217,6 +217,38 @@ def test_places_are_limited_on_both_sides() -> None:
     assert isinstance(offer, sender.Send) and offer.message.group == 2
 
 
+def test_a_partial_whose_sender_has_given_up_yields_its_place_when_another_is_needed() -> None:
+    """It kept it until it was idle for long, while new offers were refused."""
+    machine = receiver.SnapshotReceiver(LIMITS._replace(incoming_max=2))
+    for group, now_us in ((1, 0), (2, 1000)):
+        machine.on_message(now_us, 1, Offer(group, 5, group, manifest_of(DATA, group), 0), 5, 0)
+    machine.take_outputs()
+    offer, late_us = Offer(3, 5, 3, manifest_of(DATA, 3), 0), LIMITS.patience_us + 1
+    machine.on_message(late_us - 1, 1, offer, 5, 0)
+    assert machine.take_outputs() == [receiver.Send(1, Refusal(3, 5, 3, Reason.BUSY, LIMITS.retry_us))]
+    machine.on_message(late_us, 1, offer, 5, 0)
+    discard, begin, _ = machine.take_outputs()
+    assert (discard, begin) == (receiver.Discard(manifest_of(DATA, 1)), receiver.Begin(manifest_of(DATA, 3)))
+    machine.on_message(late_us, 1, Offer(4, 5, 4, manifest_of(DATA, 4), 0), 5, 0)
+    assert isinstance(machine.take_outputs()[0], receiver.Send), "the others were touched later"
+
+
+def test_a_peer_that_is_gone_holds_no_place() -> None:
+    """Each of its groups took a place until its patience ended; a living peer waited for all of them."""
+    sending, live = sender.SnapshotSender(LIMITS, 1, 0), 7
+    for group in range(200):
+        for dead in (8, 9):
+            sending.start(0, dead, 0, 5, manifest_of(DATA, group))
+    sending.start(0, live, 0, 5, manifest_of(DATA, 500))
+    sending.take_outputs()
+    sending.peer_down(0, 8)
+    outputs = sending.take_outputs()
+    assert [row.peer for row in outputs if isinstance(row, sender.Send)] == [live]
+    ended = [row for row in outputs if isinstance(row, sender.Finished)]
+    assert {(row.peer, row.reason) for row in ended} == {(8, Reason.STOPPED)} and len(ended) == 200
+    assert sending.find(9, 0) and not sending.find(8, 199)
+
+
 def test_a_newer_snapshot_replaces_an_older_one_and_not_the_reverse() -> None:
     machine, manifest = accepted()
     newer = manifest_of(b"newer", index=200)
