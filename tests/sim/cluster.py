@@ -168,10 +168,7 @@ class Cluster:
             self.world.after(300_000, self._session, process, life, node)
             return
         for one, other in ((process, peer), (peer, process)):
-            one.machine.lane_up(one.now(), other.node, other.generation)
-            one.turn()
-            if not one.alive:
-                return
+            one.arrive(one.lane_up, other.node, other.generation)
 
     def parted(self, process: Process) -> None:
         """Peers notice the end of a process after a while, some only when the next one greets."""
@@ -182,9 +179,8 @@ class Cluster:
                 self.world.after(delay, self._lane_down, peer, peer.life, process.node, process.generation)
 
     def _lane_down(self, process: Process, life: int, node: int, generation: int) -> None:
-        if process.life == life and not process.paused:
-            process.machine.lane_down(process.now(), node, generation)
-            process.turn()
+        if process.life == life:
+            process.arrive(process.lane_down, node, generation)
 
     # ---- chance, asked by processes ----
 
