@@ -185,11 +185,13 @@ class Cluster:
     # ---- chance, asked by processes ----
 
     def crash_at(self, point: str) -> bool:
-        return self.crashing and self.world.chance(self.spec.crash.get(point, 0.0))
+        crash = self.spec.crash
+        return point in crash and self.crashing and self.world.chance(crash[point])
 
     def disk_fails(self, process: Process) -> bool:
         """A write or sync that fails is the end of the process: what it wrote may be there or not."""
-        if not self.crashing or not self.world.chance(self.spec.disk.fail):
+        fail = self.spec.disk.fail
+        if not fail or not self.crashing or not self.world.chance(fail):
             return False
         self.world.fault("disk.failed")
         process.disk.cut_power(lambda: self.world.chance(0.5))

@@ -145,7 +145,7 @@ class Injector:
         core = process.machine.groups[self.world.rng.choice(groups)]
         core.step(process.now(), from_itself(core))
         process.frame(process.now(), peer, peer.generation, nonsense(core, peer.node), 0)
-        process.wake()
+        process.stir()
         self.forges_votes = True  # for the next candidate
         return True
 
@@ -163,7 +163,7 @@ class Injector:
         for host in self.cluster.hosts(group):
             if host is not process and host.alive:
                 process.frame(process.now(), host, host.generation, false_votes(core, host.node), 0)
-        process.wake()
+        process.stir()
 
     # ---- processes ----
 
@@ -212,7 +212,7 @@ class Injector:
     def _campaign(self, process: Process, group: int) -> None:
         if self.active and process.alive and not process.paused and group in process.machine.groups:
             process.machine.core(group).campaign(process.now())
-            process.wake()
+            process.stir()
 
     def do_pause(self, for_us: int) -> bool:
         """SIGSTOP, or a machine suspended: time goes on without it. Between two rounds of its loop, or in one that has
@@ -291,7 +291,7 @@ class Injector:
         if core.transfer(leader.now(), first.node) is None:
             late = TimeoutNow(group, leader.node, core.replica, second.node, core.members[second.node], core.term)
             self.world.after(600_000, self._hand_over, leader, late, second)
-        leader.wake()
+        leader.stir()
         self.world.after(50_000, self._forget, voter)
         return True
 
@@ -320,7 +320,7 @@ class Injector:
         if not groups or not self._may_harm(process):
             return False
         process.machine.core(self.world.rng.choice(groups)).quarantine_now(process.now(), "a scrub found damage")
-        process.wake()
+        process.stir()
         return True
 
     def do_wipe(self, for_us: int) -> bool:
@@ -378,7 +378,7 @@ class Injector:
         if not voters:
             return False
         refused = core.transfer(leader.now(), self.world.rng.choice(voters))
-        leader.wake()
+        leader.stir()
         return refused is None
 
     def do_campaign(self, for_us: int) -> bool:
@@ -401,7 +401,7 @@ class Injector:
         if change is None:
             return False
         result = core.propose_config(leader.now(), change)
-        leader.wake()
+        leader.stir()
         return isinstance(result, tuple)
 
     def change(self, group: int, configuration: Any, leader: int) -> ConfigChange | None:

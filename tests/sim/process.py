@@ -52,7 +52,7 @@ from tests.sim.machine import Machine
 from tests.sim.replica import Log
 from tests.sim.store import Snapshot, Store
 from tests.sim.transfers import BULK, Worker
-from tests.sim.world import World
+from tests.sim.world import Violation, World
 
 DELIVERED, TICK, DURABLE, REQUEST, DIED, STARTED = range(6)
 
@@ -63,8 +63,10 @@ CHECKED = frozenset({AppendEntries, AppendResponse, RequestVote, SnapshotRespons
 
 
 # How late a loop comes round: up to so many microseconds at that share of the draws; straight lines in between.
-LATENESS = ((0.5, 0), (0.92, 150), (0.99, 800), (1.0, 5_000))
+AT_ONCE = 0.5
+LATENESS = ((0.92, 150), (0.99, 800), (1.0, 5_000))
 BUSY_US_MAX = 20_000
+MILLION = 1_000_000
 
 
 class Request(NamedTuple):
@@ -101,7 +103,8 @@ class Process:
     # ---- life ----
 
     def now(self) -> int:
-        return self.clock.read(self.world.now_us)  # type: ignore[no-any-return]
+        clock, now_us = self.clock, self.world.now_us
+        return clock.offset_us + now_us + now_us * clock.ppm // MILLION  # type: ignore[no-any-return]
 
     def found(self, group: int, configuration: Configuration) -> None:
         """This node is a founder of the group."""
@@ -118,7 +121,7 @@ class Process:
         self.inbox: list[Arrival] = []  # what waits for the next round
         self.stuck: list[Arrival] = []  # completions that a hung disk owes
         self.stopped: tuple[int, list[Arrival]] | None = None  # a round that was paused after it had read the clock
-        self.waking = False  # a round is on its way
+        self.waking = self.stirred = False  # a round is on its way; the machines may have something to hand out
         self.stops_for_us = 0  # the next round is paused for so long
         self.round_us = self.now()  # by its clock: what the round takes for now
         self.machine: Machine = self.cluster.machine(self.node, self.generation)
@@ -279,15 +282,27 @@ class Process:
                 self.arrive(handle, *arguments)
 
     def wake(self) -> None:
-        """The loop comes round soon. For an operator too, who has asked something of the machines."""
-        if not self.waking and not self.paused:
+        """The loop comes round soon."""
+        if self.waking or self.paused:
+            return
+        late_us = self._lateness_us()
+        if late_us:
             self.waking = True
-            self.world.after(self._lateness_us(), self._round, self.life)
+            self.world.after(late_us, self._round, self.life)
+        else:
+            self._round(self.life)
+
+    def stir(self) -> None:
+        """An operator has asked something of the machines."""
+        self.stirred = True
+        self.wake()
 
     def _lateness_us(self) -> int:
         if self.busy_until > self.world.now_us:
             return self.world.between(0, BUSY_US_MAX)
-        draw, before, low = self.world.rng.random(), 0.0, 0
+        draw, before, low = self.world.rng.random(), AT_ONCE, 0
+        if draw < before:
+            return 0
         for share, high in LATENESS:
             if draw < share:
                 break
@@ -313,7 +328,8 @@ class Process:
             handle(now_us, *arguments)
             if self.life != life:
                 return
-        self._turn()
+        if self.stirred:
+            self._turn()
 
     def pause(self, for_us: int) -> None:
         """What arrives waits until it runs again."""
@@ -344,6 +360,7 @@ class Process:
         world = self.world
         world.events += len(messages)
         world.trace(DELIVERED, self.node, self.worker, source.node, crc)
+        self.stirred = True
         batch = []
         known: dict[int, int] = {}  # by group, the index up to which something says that it is committed
         for message in messages:
@@ -370,9 +387,11 @@ class Process:
 
     def lane_up(self, now: int, node: int, generation: int) -> None:
         self.machine.lane_up(now, node, generation)
+        self.stirred = True
 
     def lane_down(self, now: int, node: int, generation: int) -> None:
         self.machine.lane_down(now, node, generation)
+        self.stirred = True
 
     def _learn_commit(self, known: dict[int, int], append: AppendEntries) -> None:
         core = self.machine.groups.get(append.group)
@@ -413,6 +432,7 @@ class Process:
         self.world.events += 1
         self.world.trace(TICK, self.node, self.worker)
         self.due_us = -1
+        self.stirred = True
         age_us = self.world.now_us - self.write_began_us if self.writing is not None else 0
         self.machine.tick(now, age_us)
 
@@ -440,19 +460,22 @@ class Process:
                 refusal = result
         if refusal is not None:
             self._refuse(request, refusal)
+        self.stirred = self.stirred or self.machine.groups[group].changed
 
     def _refuse(self, request: Request, refusal: Any) -> None:
         leader = refusal.leader if isinstance(refusal, NotLeader) else NOBODY
-        require(leader != self.node, "hint", f"group {request.group}: node {self.node} names itself")
+        if leader == self.node:
+            raise Violation(f"hint: group {request.group}: node {self.node} names itself")
         self.cluster.answer(self, request, "refused", leader)
 
     # ---- the turn ----
 
     def _turn(self) -> None:
         """Do what the machines ask for, until they ask for nothing."""
-        machine, now_us = self.machine, self.round_us
+        take_turn, now_us = self.machine.take_turn, self.round_us
+        self.stirred = False
         while self.alive:
-            turn = machine.take_turn(now_us)
+            turn = take_turn(now_us)
             if turn is not None:
                 self._do(turn)
             elif not self._write():
@@ -534,16 +557,17 @@ class Process:
 
     def _write(self) -> bool:
         """Everything that gathered goes into one append; a turn without records waits only for those before it: True
-        when it is durable already."""
+        when it is durable already, and something comes of that."""
         if self.writing is not None or not self.pending or self.hung:
             return False
-        number = self.pending[-1][0]
-        records = [record for _, rows, _ in self.pending for record in rows]
-        effects = [effect for _, _, rows in self.pending for effect in rows]
-        self.pending = []
+        pending, self.pending = self.pending, []
+        number, records, effects = pending[-1]
+        if len(pending) > 1:
+            records = [record for _, rows, _ in pending for record in rows]
+            effects = [effect for _, _, rows in pending for effect in rows]
         if not records:
             self._durable(number, effects)
-            return True
+            return self.machine.busy
         if not self.crash_here("before-write"):
             self._append(number, records, effects)
         return False
@@ -583,6 +607,7 @@ class Process:
         assert self.writing is not None
         self.world.events += 1
         self.world.trace(DURABLE, self.node, self.worker)
+        self.stirred = True
         self.log.complete()
         number, effects = self.writing
         self.writing = None
@@ -591,9 +616,10 @@ class Process:
             self._durable(number, effects)
 
     def _durable(self, number: int, effects: list[Any]) -> None:
-        Log.done(effects)
+        if effects:
+            Log.done(effects)
         self.durable_turn = number
-        self.machine.persisted(self.round_us, number)
+        self.machine.multi.persisted(self.round_us, number)
         held = self.held
         while held and held[0][0] <= number:
             _, messages = held.popleft()
@@ -609,7 +635,7 @@ class Process:
         if self.alive:
             self.inbox += self.stuck
             self.stuck = []
-            self.wake()
+            self.stir()
 
     # ---- the state machine ----
 
@@ -632,7 +658,7 @@ class Process:
                     self.cluster.answer(self, request, "done", answer)
                 else:
                     self._refuse(request, NOBODY)
-        self.machine.core(group).applied_to(last)
+        self.machine.multi.applied(group, last)  # type: ignore[arg-type]
         self._serve(group)
         if (
             store.applied - log.mark_index >= self.cluster.spec.cluster.checkpoint_entries
@@ -663,7 +689,8 @@ class Process:
         term = log.term_at(snapshot.applied)
         assert term == snapshot.term
         records = log.compact(snapshot.applied, term, snapshot.config_index)
-        self.machine.core(group).compacted(snapshot.applied)
+        self.machine.multi.compacted({group: (snapshot.applied, term)})  # type: ignore[dict-item]
+        self.stirred = True
         self.pending.append((self.taken_turn, records, []))
 
     # ---- reads ----
@@ -727,7 +754,7 @@ class Process:
 
     def _schedule(self) -> None:
         """The timer stays as it is while nothing is due before it fires."""
-        due_us = self.machine.next_deadline_us()
+        due_us = self.machine.multi.next_deadline_us()
         if due_us == self.due_us:
             return
         self.due_us = -1 if due_us is None else due_us

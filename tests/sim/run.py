@@ -90,7 +90,7 @@ class Run:
             change = self.injector.change(group, core.configs[-1][1], leader.node)
             if change is not None:
                 core.propose_config(leader.now(), change)
-                leader.wake()
+                leader.stir()
 
     def unsettled(self) -> str:
         """Why the cluster has not come to rest; empty: it has."""

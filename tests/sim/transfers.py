@@ -190,7 +190,7 @@ class Worker:
             )
 
     def _next(self, now: int) -> None:
-        self.running = False
+        self.running, self.process.stirred = False, True
         if self.queue:
             self._do(now, self.queue.popleft())
         if self.process.life == self.life:
