@@ -58,6 +58,7 @@ class Cluster:
             uncommitted_bytes_max=shape.uncommitted_bytes_max,
         )
         self.verbose = False
+        self.client_messages = 0  # requests and answers that arrived
         self.crashing = True
         self.on_candidate: Callable[[Process, int], None] = lambda process, group: None
         self.caught_up: dict[int, set[int]] = {group: set() for group in self.groups}

@@ -438,7 +438,9 @@ class Process:
 
     def request(self, request: Request) -> None:
         """A client's command or read arrives."""
-        self.arrive(self._request, request)
+        if self.alive:
+            self.cluster.client_messages += 1
+            self.arrive(self._request, request)
 
     def _request(self, now: int, request: Request) -> None:
         self.world.trace(REQUEST, self.node, self.worker, request.serial)

@@ -144,6 +144,7 @@ class Client:
             world.at(self.timeout_us, self._timed_out)
 
     def answered(self, serial: int, outcome: str, value: Any) -> None:
+        self.cluster.client_messages += 1
         operation = self.operation
         if operation is None or serial != self.serial:
             return
