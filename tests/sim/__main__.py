@@ -41,7 +41,8 @@ def show(result: Result) -> None:
     print(f"spec {result.spec} seed {result.seed}: {result.virtual_s:.1f} s of virtual time in {result.wall_s:.1f} s")
     rate = result.events / max(result.wall_s, 1e-9)
     print(
-        f"{result.events} events ({rate:.0f} per second), {result.operations} operations, {result.undecided} undecided"
+        f"{result.events} events ({rate:.0f} per second), {result.client_messages} clients' messages, "
+        f"{result.operations} operations, {result.undecided} undecided"
     )
     print("faults: " + " ".join(f"{name}={count}" for name, count in sorted(result.faults.items())))
     print("marks: " + " ".join(f"{name}={count}" for name, count in sorted(result.marks.items())))

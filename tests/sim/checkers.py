@@ -103,7 +103,8 @@ class Checkers:
 
     def proposed_configuration(self, group: int, committed: int, index: int, last_config: int) -> None:
         """A leader appends a configuration only when it has committed the one before."""
-        require(last_config <= committed, "configuration safety", f"group {group}: {index} while {last_config} is open")
+        if last_config > committed:
+            raise Violation(f"configuration safety: group {group}: {index} while {last_config} is open")
 
     # ---- leaders ----
 
@@ -146,18 +147,20 @@ class Checkers:
 
     def vouched(self, group: int, node: int, commit: int, known: int) -> None:
         """A follower commits what an append says is committed, and only as far as that append reaches (5.3)."""
-        require(commit <= known, "commit of what is vouched for", f"group {group}: {node} at {commit} of {known}")
+        if commit > known:
+            raise Violation(f"commit of what is vouched for: group {group}: {node} at {commit} of {known}")
 
     def in_contact(self, group: int, leader: int, term: int, since_us: int, config: GroupConfig) -> None:
         """A leader that no quorum answers steps down (6.2). since_us: the age of the newest contact with one."""
-        fits = since_us < 2 * config.election_max_us
-        require(fits, "check quorum", f"group {group}: node {leader} leads {term}, last in contact {since_us} us ago")
+        if since_us >= 2 * config.election_max_us:
+            raise Violation(f"check quorum: group {group}: node {leader} leads {term}, in contact {since_us} us ago")
 
     def matched(self, group: int, leader: ReplicaLog, match: int, member: ReplicaLog) -> None:
         """What a leader believes a member has, it has, durably."""
         terms = (leader.term_at(match), member.term_at(match))
-        fits = match <= member.durable and (terms[0] == terms[1] or None in terms)
-        require(fits, "match", f"group {group}: node {member.node} at {match}: terms {terms}, durable {member.durable}")
+        if match > member.durable or (terms[0] != terms[1] and None not in terms):
+            what = f"group {group}: node {member.node} at {match}: terms {terms}, durable {member.durable}"
+            raise Violation(f"match: {what}")
 
     # ---- promises ----
 
@@ -168,16 +171,13 @@ class Checkers:
             require(self.truths[group].leaders.get(message.term) == (log.node, log.replica), "leads", message)
         elif kind is AppendResponse:
             # What a later term truncated meanwhile was durable in this one.
-            if message.ok and message.term == log.vote[0]:
-                require(
-                    message.index <= log.durable, "persist before promise", f"group {group}: {message}", log.durable
-                )
-            require(message.term <= log.durable_vote[0], "term before promise", f"group {group}: {message}")
+            if message.ok and message.index > log.durable and message.term == log.vote[0]:
+                raise Violation(f"persist before promise: group {group}: {message} {log.durable}")
+            if message.term > log.durable_vote[0]:
+                raise Violation(f"term before promise: group {group}: {message}")
         elif kind is SnapshotResponse:
-            if message.ok:
-                require(
-                    message.index <= log.durable, "persist before promise", f"group {group}: {message}", log.durable
-                )
+            if message.ok and message.index > log.durable:
+                raise Violation(f"persist before promise: group {group}: {message} {log.durable}")
         elif kind is VoteResponse:
             if message.granted and not message.pre:
                 self._voted(group, log, message.term, (message.receiver, message.receiver_replica))
@@ -187,8 +187,8 @@ class Checkers:
     def agreed(self, group: int, log: ReplicaLog, index: int, leader: ReplicaLog) -> None:
         """What is acknowledged is the leader's entry."""
         terms = (log.term_at(index), leader.term_at(index))
-        fits = terms[0] == terms[1] or None in terms
-        require(fits and index <= leader.last, "ack of what agrees", f"group {group} entry {index}: terms {terms}")
+        if (terms[0] != terms[1] and None not in terms) or index > leader.last:
+            raise Violation(f"ack of what agrees: group {group} entry {index}: terms {terms}")
 
     def _voted(self, group: int, log: ReplicaLog, term: int, candidate: tuple[int, int]) -> None:
         durable = log.durable_vote
@@ -235,9 +235,11 @@ class Checkers:
             term = log.term_at(index)
             assert term is not None
             if index < len(known):
-                require(known[index] == term, "state machine safety", f"group {group} entry {index}: term {term},")
+                if known[index] != term:
+                    raise Violation(f"state machine safety: group {group} entry {index}: term {term}")
             else:
-                require(index == len(known), "commit without hole", f"group {group} {first}..{last}")
+                if index != len(known):
+                    raise Violation(f"commit without hole: group {group} {first}..{last}")
                 known.append(term)
                 truth.committed_in.append(max(term_now, truth.committed_in[-1]))
                 if index == last:
@@ -245,7 +247,8 @@ class Checkers:
 
     def counted(self, group: int, leader_term: int, term: int | None, index: int) -> None:
         """A leader commits entries of its own term only; earlier ones come with them (5.4.2, figure 8)."""
-        require(term in (leader_term, None), "commit of own term", f"group {group} {index}: {term} in {leader_term}")
+        if term not in (leader_term, None):
+            raise Violation(f"commit of own term: group {group} {index}: {term} in {leader_term}")
 
     def _backed(self, group: int, index: int, term: int, beliefs: list[Configuration], logs: dict[int, Any]) -> None:
         for belief in beliefs:
@@ -282,8 +285,10 @@ class Checkers:
             if chains[index] != chain:
                 raise Violation(f"state machine safety: group {group} states differ at {index}")
         else:
-            require(index == len(chains), "apply without hole", f"group {group}: {index} after {len(chains) - 1}")
-            require(index < len(self.truths[group].committed), "applied before commit", f"group {group} {index}")
+            if index != len(chains):
+                raise Violation(f"apply without hole: group {group}: {index} after {len(chains) - 1}")
+            if index >= len(self.truths[group].committed):
+                raise Violation(f"applied before commit: group {group} {index}")
             chains.append(chain)
 
     # ---- leases ----
@@ -291,9 +296,8 @@ class Checkers:
     def lease_used(self, group: int, term: int, node: int) -> None:
         """A read under a lease: nobody leads in a later term."""
         latest = self.truths[group].max_leader_term
-        require(
-            latest <= term, "lease", f"group {group}: node {node} reads in term {term}, a leader of {latest} exists"
-        )
+        if latest > term:
+            raise Violation(f"lease: group {group}: node {node} reads in term {term}, a leader of {latest} exists")
 
 
 class Gone(NamedTuple):

@@ -58,6 +58,7 @@ class Cluster:
             uncommitted_bytes_max=shape.uncommitted_bytes_max,
         )
         self.verbose = False
+        self.client_messages = 0  # requests and answers that arrived
         self.crashing = True
         self.on_candidate: Callable[[Process, int], None] = lambda process, group: None
         self.caught_up: dict[int, set[int]] = {group: set() for group in self.groups}
@@ -168,10 +169,7 @@ class Cluster:
             self.world.after(300_000, self._session, process, life, node)
             return
         for one, other in ((process, peer), (peer, process)):
-            one.machine.lane_up(one.now(), other.node, other.generation)
-            one.turn()
-            if not one.alive:
-                return
+            one.arrive(one.lane_up, other.node, other.generation)
 
     def parted(self, process: Process) -> None:
         """Peers notice the end of a process after a while, some only when the next one greets."""
@@ -182,18 +180,19 @@ class Cluster:
                 self.world.after(delay, self._lane_down, peer, peer.life, process.node, process.generation)
 
     def _lane_down(self, process: Process, life: int, node: int, generation: int) -> None:
-        if process.life == life and not process.paused:
-            process.machine.lane_down(process.now(), node, generation)
-            process.turn()
+        if process.life == life:
+            process.arrive(process.lane_down, node, generation)
 
     # ---- chance, asked by processes ----
 
     def crash_at(self, point: str) -> bool:
-        return self.crashing and self.world.chance(self.spec.crash.get(point, 0.0))
+        crash = self.spec.crash
+        return point in crash and self.crashing and self.world.chance(crash[point])
 
     def disk_fails(self, process: Process) -> bool:
         """A write or sync that fails is the end of the process: what it wrote may be there or not."""
-        if not self.crashing or not self.world.chance(self.spec.disk.fail):
+        fail = self.spec.disk.fail
+        if not fail or not self.crashing or not self.world.chance(fail):
             return False
         self.world.fault("disk.failed")
         process.disk.cut_power(lambda: self.world.chance(0.5))

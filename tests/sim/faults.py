@@ -7,12 +7,14 @@ is counted; a fault of the spec that never happened fails the run.
 
 from typing import Any
 
-from nodedb_node.raft.messages import ConfigChange, TimeoutNow
+from nodedb_node.raft.messages import NOBODY, ConfigChange, TimeoutNow
 from tests.sim.cluster import Cluster
 from tests.sim.disk import SimDisk
 from tests.sim.forging import false_votes, from_itself, nonsense
 from tests.sim.process import Process
 from tests.sim.spec import FaultShape
+
+COMEBACK_US = 60_000
 
 
 class Injector:
@@ -21,7 +23,9 @@ class Injector:
     def __init__(self, cluster: Cluster, shapes: tuple[FaultShape, ...]) -> None:
         self.cluster, self.world, self.shapes = cluster, cluster.world, shapes
         self.active = True
-        self.wiped: set[int] = set()
+        self.away: dict[int, int] = {}  # by group, the leader whose streams stand still
+        self.forges_votes = False
+        cluster.on_candidate = self._on_candidate
         for shape in shapes:
             assert hasattr(self, f"do_{shape.kind}"), f"no such fault: {shape.kind}"
 
@@ -47,8 +51,9 @@ class Injector:
         cluster = self.cluster
         cluster.crashing = False
         cluster.network.heal()
+        self.away.clear()
         for process in cluster.processes.values():
-            process.slow_until = 0
+            process.slow_until = process.busy_until = 0
             process.unhang()
             process.resume()
             if process.alive:
@@ -97,6 +102,40 @@ class Injector:
         self.world.after(for_us, self.cluster.network.unblock, links)
         return True
 
+    def do_comeback(self, for_us: int) -> bool:
+        """The leader's streams stand still until somebody else campaigns."""
+        group = self.world.rng.choice(list(self.cluster.groups))
+        leader = self.cluster.leader(group)
+        if leader is None or group in self.away:
+            return False
+        network, self.away[group] = self.cluster.network, leader.node
+        network.hold(network.out_of(leader.node))
+        network.block(network.into(leader.node))
+        self.world.after(for_us, self._come_back, group, NOBODY)
+        return True
+
+    def _come_back(self, group: int, candidate: int) -> None:
+        """All it said arrives at once, beside the requests for votes, at voters that are busy. It hears everybody but
+        the candidate."""
+        node = self.away.pop(group, None)
+        if node is None:
+            return
+        network = self.cluster.network
+        network.release(network.out_of(node))
+        for link in network.into(node):
+            self.world.after(COMEBACK_US if link[0] == candidate else 0, network.unblock, [link])
+        for host in self.cluster.hosts(group):
+            if host.node not in (node, candidate):
+                host.busy_until = self.world.now_us + COMEBACK_US
+
+    def do_busy(self, for_us: int) -> bool:
+        """A process whose loop comes round late."""
+        process = self._leader() if self.world.chance(0.3) else self._process()
+        if process is None or not process.alive:
+            return False
+        process.busy_until = self.world.now_us + for_us
+        return True
+
     def do_forge(self, for_us: int) -> bool:
         """A peer says what nobody should believe: now, as what is false of this term may be true of a later one."""
         process, peer = self._process(), self._process()
@@ -105,14 +144,17 @@ class Injector:
             return False
         core = process.machine.groups[self.world.rng.choice(groups)]
         core.step(process.now(), from_itself(core))
-        process.deliver(peer, peer.generation, nonsense(core, peer.node), 0)
-        self.cluster.on_candidate = self._forge_votes
+        process.frame(process.now(), peer, peer.generation, nonsense(core, peer.node), 0)
+        process.stir()
+        self.forges_votes = True  # for the next candidate
         return True
 
-    def _forge_votes(self, process: Process, group: int) -> None:
-        """The next candidate gets votes that are none; then that is over."""
-        self.cluster.on_candidate = lambda process, group: None
-        self.world.after(1, self._vote_falsely, process, process.life, group)
+    def _on_candidate(self, process: Process, group: int) -> None:
+        if self.forges_votes:
+            self.forges_votes = False
+            self.world.after(1, self._vote_falsely, process, process.life, group)
+        if self.away.get(group, process.node) != process.node:
+            self._come_back(group, process.node)
 
     def _vote_falsely(self, process: Process, life: int, group: int) -> None:
         core = process.machine.groups.get(group)
@@ -120,7 +162,8 @@ class Injector:
             return
         for host in self.cluster.hosts(group):
             if host is not process and host.alive:
-                process.deliver(host, host.generation, false_votes(core, host.node), 0)
+                process.frame(process.now(), host, host.generation, false_votes(core, host.node), 0)
+        process.stir()
 
     # ---- processes ----
 
@@ -169,20 +212,19 @@ class Injector:
     def _campaign(self, process: Process, group: int) -> None:
         if self.active and process.alive and not process.paused and group in process.machine.groups:
             process.machine.core(group).campaign(process.now())
-            process.turn()
+            process.stir()
 
     def do_pause(self, for_us: int) -> bool:
-        """SIGSTOP, or a machine suspended: time goes on without it."""
+        """SIGSTOP, or a machine suspended: time goes on without it. Between two rounds of its loop, or in one that has
+        read the clock and done nothing yet."""
         process = self._leader() if self.world.chance(0.5) else self._process()
-        if process is None or not process.alive or process.paused:
+        if process is None or not process.alive or process.paused or process.stops_for_us:
             return False
-        process.paused = True
-        self.world.after(for_us, self._resume, process, process.life)
+        if self.world.chance(0.5):
+            process.pause(for_us)
+        else:
+            process.stops_for_us = for_us
         return True
-
-    def _resume(self, process: Process, life: int) -> None:
-        if process.life == life:
-            process.resume()
 
     # ---- disks ----
 
@@ -249,7 +291,7 @@ class Injector:
         if core.transfer(leader.now(), first.node) is None:
             late = TimeoutNow(group, leader.node, core.replica, second.node, core.members[second.node], core.term)
             self.world.after(600_000, self._hand_over, leader, late, second)
-        leader.turn()
+        leader.stir()
         self.world.after(50_000, self._forget, voter)
         return True
 
@@ -278,7 +320,7 @@ class Injector:
         if not groups or not self._may_harm(process):
             return False
         process.machine.core(self.world.rng.choice(groups)).quarantine_now(process.now(), "a scrub found damage")
-        process.turn()
+        process.stir()
         return True
 
     def do_wipe(self, for_us: int) -> bool:
@@ -336,7 +378,7 @@ class Injector:
         if not voters:
             return False
         refused = core.transfer(leader.now(), self.world.rng.choice(voters))
-        leader.turn()
+        leader.stir()
         return refused is None
 
     def do_campaign(self, for_us: int) -> bool:
@@ -359,7 +401,7 @@ class Injector:
         if change is None:
             return False
         result = core.propose_config(leader.now(), change)
-        leader.turn()
+        leader.stir()
         return isinstance(result, tuple)
 
     def change(self, group: int, configuration: Any, leader: int) -> ConfigChange | None:

@@ -64,8 +64,10 @@ class Machine:
         self.multi.disk_age(now_us, write_age_us)
         self.multi.tick(now_us)
 
-    def next_deadline_us(self) -> int | None:
-        return self.multi.next_deadline_us()
+    @property
+    def busy(self) -> bool:
+        """Some group may have something to hand out."""
+        return bool(self.multi._busy)
 
     def take_turn(self, now_us: int) -> Turn | None:
         turn = self.multi.take_turn(now_us)
@@ -73,6 +75,3 @@ class Machine:
             for raft, _ in self.multi._flying[-1][1]:
                 raft.check_invariants()
         return turn
-
-    def persisted(self, now_us: int, number: int) -> None:
-        self.multi.persisted(now_us, number)

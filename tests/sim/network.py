@@ -31,6 +31,9 @@ class Target(Protocol):
     def deliver(self, source: Any, generation: int, messages: list[Any], crc: int) -> None: ...
 
 
+Sent = tuple[Target, int, tuple[Any, int, list[Any], int]]  # to whom, on the lane of which workers, the frame
+
+
 class Network:
     """All links of a cluster."""
 
@@ -38,6 +41,7 @@ class Network:
         self.world, self.nodes, self.weather = world, nodes, weather
         self._blocked: dict[tuple[int, int], int] = {}  # link -> how many walls stand in it
         self._clogged: dict[tuple[int, int], int] = {}  # link -> until when frames wait
+        self._held: dict[tuple[int, int], list[Sent]] = {}  # link -> frames of streams that stand still
         self._last: dict[tuple[int, int, int], int] = {}  # lane -> arrival of its newest frame
         self.frames = 0
 
@@ -51,6 +55,9 @@ class Network:
             return
         if weather.loss and world.chance(weather.loss):
             world.fault("net.lost")
+            return
+        if link in self._held:
+            self._held[link].append((target, worker, frame))
             return
         low, high = weather.delay_us
         arrival = world.now_us + world.between(low, high)
@@ -87,6 +94,22 @@ class Network:
         for link in links:
             self._clogged[link] = max(until_us, self._clogged.get(link, 0))
 
+    def hold(self, links: list[tuple[int, int]]) -> None:
+        """Streams that stand still, as behind one lost packet, until they are released."""
+        for link in links:
+            self._held.setdefault(link, [])
+
+    def release(self, links: list[tuple[int, int]]) -> None:
+        """What is missing has come: everything behind it arrives at once."""
+        low, high = self.weather.delay_us
+        for link in links:
+            arrival = self.world.now_us + self.world.between(low, high)
+            for target, worker, frame in self._held.pop(link, []):
+                arrival += 1
+                self._last[*link, worker] = arrival
+                self.world.at(arrival, target.deliver, *frame)
+                self.world.fault("net.held")
+
     def open(self, source: int, target: int) -> bool:
         return not self._blocked.get((source, target))
 
@@ -95,6 +118,7 @@ class Network:
         self.weather = CALM
         self._blocked.clear()
         self._clogged.clear()
+        self.release(list(self._held))
 
     # ---- shapes of partitions ----
 

@@ -1,12 +1,16 @@
 """One simulated worker process: the pure machines, the log on the simulated disk, the stores' twins, and the shell's
 part between them, with a chance to die at every point where production could.
 
-A life runs from `start` to `die`; what a life promised is on the disk or was never said. Invariant: everything a turn
-asks for is done in the order Ready prescribes (records, then messages that depend on them; commits as they are given).
-Time is the world's, read through the node's own clock.
+A life runs from `start` to `die`; what a life promised is on the disk or was never said. Its loop comes round some time
+after something arrived (a frame, a request, a deadline, a completion of the disk): then all that arrived meanwhile is
+handled, and turns are taken once for all of it. Invariants: everything a turn asks for is done in the order Ready
+prescribes (records, then messages that depend on them; commits as they are given); a round reads the clock after what
+it handles has arrived and before anything of it is handled, and may be stopped in between. Time is the world's, read
+through the node's own clock.
 """
 
 from collections import deque
+from collections.abc import Callable
 from typing import Any, NamedTuple
 from zlib import crc32
 
@@ -48,12 +52,21 @@ from tests.sim.machine import Machine
 from tests.sim.replica import Log
 from tests.sim.store import Snapshot, Store
 from tests.sim.transfers import BULK, Worker
-from tests.sim.world import World
+from tests.sim.world import Violation, World
 
 DELIVERED, TICK, DURABLE, REQUEST, DIED, STARTED = range(6)
 
 _encode = msgspec.msgpack.Encoder().encode
+Arrival = tuple[Callable[..., None], tuple[Any, ...]]
+
 CHECKED = frozenset({AppendEntries, AppendResponse, RequestVote, SnapshotResponse, VoteResponse})
+
+
+# How late a loop comes round: up to so many microseconds at that share of the draws; straight lines in between.
+AT_ONCE = 0.5
+LATENESS = ((0.92, 150), (0.99, 800), (1.0, 5_000))
+BUSY_US_MAX = 20_000
+MILLION = 1_000_000
 
 
 class Request(NamedTuple):
@@ -84,14 +97,14 @@ class Process:
         self.before: dict[int, Log] = {}
         self.stores: dict[int, Store] = {}
         self.was_damaged = self.forgets = False
-        self.slow_until = 0
+        self.slow_until = self.busy_until = 0
         self.resumed_us = 0  # by its clock
-        self.backlog: list[tuple[Any, tuple[Any, ...]]] = []
 
     # ---- life ----
 
     def now(self) -> int:
-        return self.clock.read(self.world.now_us)  # type: ignore[no-any-return]
+        clock, now_us = self.clock, self.world.now_us
+        return clock.offset_us + now_us + now_us * clock.ppm // MILLION  # type: ignore[no-any-return]
 
     def found(self, group: int, configuration: Configuration) -> None:
         """This node is a founder of the group."""
@@ -105,9 +118,14 @@ class Process:
         self.life += 1
         self.alive, self.paused, self.hung, self.resumed_us = True, False, False, 0
         self.world.trace(STARTED, self.node, self.worker, self.generation)
-        self.backlog = []
+        self.inbox: list[Arrival] = []  # what waits for the next round
+        self.stuck: list[Arrival] = []  # completions that a hung disk owes
+        self.stopped: tuple[int, list[Arrival]] | None = None  # a round that was paused after it had read the clock
+        self.waking = self.stirred = False  # a round is on its way; the machines may have something to hand out
+        self.stops_for_us = 0  # the next round is paused for so long
+        self.round_us = self.now()  # by its clock: what the round takes for now
         self.machine: Machine = self.cluster.machine(self.node, self.generation)
-        self.tick_us = self.due_us = -1  # when the next tick comes, and what the machines asked for when it was set
+        self.timer_us = self.due_us = -1  # when the timer fires, and what the machines asked for
         self.before = self.logs
         self.logs, self.stores = {}, {}
         self.pending: list[tuple[int, list[Record], list[Any]]] = []
@@ -152,7 +170,7 @@ class Process:
                 self._restore(group, book, entries.get(group, []), before.known)
         self.snapshots.restore()
         self.cluster.greet(self)
-        self.turn()
+        self._turn()
 
     def _first_records(self, group: int, book: GroupBook) -> list[Record]:
         """What must be in the log before the group begins: its beginning, a quarantine, a mark that was lost."""
@@ -246,35 +264,109 @@ class Process:
         self.cluster.restart_later(self)
         return True
 
-    def _defer(self, function: Any, *arguments: Any) -> bool:
-        """Paused: it happens when the process runs again."""
+    # ---- the loop ----
+
+    def arrive(self, handle: Callable[..., None], *arguments: Any) -> None:
+        """handle(now_us, *arguments) when the loop comes round."""
+        if self.alive:
+            self.inbox.append((handle, arguments))
+            if not self.waking:
+                self.wake()
+
+    def complete(self, life: int, handle: Callable[..., None], *arguments: Any) -> None:
+        """The same for what the disk has done, if it answers."""
+        if life == self.life:
+            if self.hung:
+                self.stuck.append((handle, arguments))
+            else:
+                self.arrive(handle, *arguments)
+
+    def wake(self) -> None:
+        """The loop comes round soon."""
+        if self.waking or self.paused:
+            return
+        late_us = self._lateness_us()
+        if late_us:
+            self.waking = True
+            self.world.after(late_us, self._round, self.life)
+        else:
+            self._round(self.life)
+
+    def stir(self) -> None:
+        """An operator has asked something of the machines."""
+        self.stirred = True
+        self.wake()
+
+    def _lateness_us(self) -> int:
+        if self.busy_until > self.world.now_us:
+            return self.world.between(0, BUSY_US_MAX)
+        draw, before, low = self.world.rng.random(), AT_ONCE, 0
+        if draw < before:
+            return 0
+        for share, high in LATENESS:
+            if draw < share:
+                break
+            before, low = share, high
+        return low + int((draw - before) / (share - before) * (high - low))
+
+    def _round(self, life: int) -> None:
+        if life != self.life:
+            return
+        self.waking = False
         if self.paused:
-            self.backlog.append((function, arguments))
-        return self.paused
+            return
+        inbox, self.inbox = self.inbox, []
+        if self.stops_for_us:
+            self.stopped = (self.now(), inbox)
+            self.pause(self.stops_for_us)
+        else:
+            self._handle(self.now(), inbox)
+
+    def _handle(self, now_us: int, inbox: list[Arrival]) -> None:
+        life, self.round_us = self.life, now_us
+        for handle, arguments in inbox:
+            handle(now_us, *arguments)
+            if self.life != life:
+                return
+        if self.stirred:
+            self._turn()
+
+    def pause(self, for_us: int) -> None:
+        """What arrives waits until it runs again."""
+        self.paused, self.stops_for_us = True, 0
+        self.world.after(for_us, self._resume, self.life)
+
+    def _resume(self, life: int) -> None:
+        if life == self.life:
+            self.resume()
 
     def resume(self) -> None:
+        self.stops_for_us = 0
         if not self.paused:
             return
         self.paused, self.resumed_us = False, self.now()
-        backlog, self.backlog = self.backlog, []
-        for function, arguments in backlog:
-            function(*arguments)
+        stopped, self.stopped = self.stopped, None
+        if stopped is not None:
+            self._handle(*stopped)
+        if self.alive and self.inbox:
+            self.wake()
 
-    # ---- events ----
+    # ---- what arrives ----
 
     def deliver(self, source: Any, generation: int, messages: list[Any], crc: int) -> None:
-        if not self.alive or self._defer(self.deliver, source, generation, messages, crc):
-            return
+        self.arrive(self.frame, source, generation, messages, crc)
+
+    def frame(self, now: int, source: Any, generation: int, messages: list[Any], crc: int) -> None:
         world = self.world
         world.events += len(messages)
         world.trace(DELIVERED, self.node, self.worker, source.node, crc)
-        now = self.now()
+        self.stirred = True
         batch = []
         known: dict[int, int] = {}  # by group, the index up to which something says that it is committed
         for message in messages:
             kind = type(message)
             if kind is AppendEntries:
-                self._create(message)
+                self._create(now, message)
                 self._learn_commit(known, message)
             elif kind is AppendResponse or kind is SnapshotResponse:
                 if message.ok:
@@ -283,7 +375,7 @@ class Process:
                 self.machine.step_bulk(now, source.node, [message])
                 continue
             elif kind is InstallSnapshot:
-                self._create(message)
+                self._create(now, message)
             batch.append(message)
         if batch:
             self.machine.step(now, source.node, generation, batch)
@@ -292,7 +384,14 @@ class Process:
                     self._check_match(source, message)
             for group, index in known.items():
                 self.checkers.vouched(group, self.node, self.machine.groups[group].commit, index)
-        self.turn()
+
+    def lane_up(self, now: int, node: int, generation: int) -> None:
+        self.machine.lane_up(now, node, generation)
+        self.stirred = True
+
+    def lane_down(self, now: int, node: int, generation: int) -> None:
+        self.machine.lane_down(now, node, generation)
+        self.stirred = True
 
     def _learn_commit(self, known: dict[int, int], append: AppendEntries) -> None:
         core = self.machine.groups.get(append.group)
@@ -312,7 +411,7 @@ class Process:
         if log.vote[0] <= core.term:  # a later term may have taken away what this one acknowledged
             self.checkers.matched(message.group, self.logs[message.group], peer.match, log)
 
-    def _create(self, message: Any) -> None:
+    def _create(self, now: int, message: Any) -> None:
         """A replica id newer than anything known here brings the replica into being; older ones stay dead."""
         group, replica = message.group, message.receiver_replica
         known = self.logs.get(group)
@@ -327,28 +426,28 @@ class Process:
         self.pending.append((self.taken_turn, rows, []))
         self.logs[group], self.stores[group] = Log(self.node, replica, group), Store(rows[1].data)
         self.waiting[group], self.reads[group] = {}, []
-        self.machine.add_group(self.now(), group, replica, Restored())
+        self.machine.add_group(now, group, replica, Restored())
 
-    def _tick(self, life: int, due_us: int) -> None:
-        if life != self.life or due_us != self.tick_us or self._defer(self._tick, life, due_us):
-            return
+    def _tick(self, now: int) -> None:
         self.world.events += 1
         self.world.trace(TICK, self.node, self.worker)
-        self.tick_us = self.due_us = -1
-        now = self.now()
+        self.due_us = -1
+        self.stirred = True
         age_us = self.world.now_us - self.write_began_us if self.writing is not None else 0
         self.machine.tick(now, age_us)
-        self.turn()
 
     def request(self, request: Request) -> None:
         """A client's command or read arrives."""
-        if not self.alive or self._defer(self.request, request):
-            return
+        if self.alive:
+            self.cluster.client_messages += 1
+            self.arrive(self._request, request)
+
+    def _request(self, now: int, request: Request) -> None:
         self.world.trace(REQUEST, self.node, self.worker, request.serial)
         if request.group not in self.logs:
             self._refuse(request, NOBODY)
             return
-        multi, group, payload, now = self.machine.multi, request.group, request.payload, self.now()
+        multi, group, payload = self.machine.multi, request.group, request.payload
         refusal: Any = None
         if not payload:
             refusal = multi.read(now, group, request)  # type: ignore[arg-type]
@@ -363,21 +462,22 @@ class Process:
                 refusal = result
         if refusal is not None:
             self._refuse(request, refusal)
-        if self.machine.groups[group].changed:
-            self.turn()
+        self.stirred = self.stirred or self.machine.groups[group].changed
 
     def _refuse(self, request: Request, refusal: Any) -> None:
         leader = refusal.leader if isinstance(refusal, NotLeader) else NOBODY
-        require(leader != self.node, "hint", f"group {request.group}: node {self.node} names itself")
+        if leader == self.node:
+            raise Violation(f"hint: group {request.group}: node {self.node} names itself")
         self.cluster.answer(self, request, "refused", leader)
 
     # ---- the turn ----
 
-    def turn(self) -> None:
+    def _turn(self) -> None:
         """Do what the machines ask for, until they ask for nothing."""
-        machine, now = self.machine, self.now()
+        take_turn, now_us = self.machine.take_turn, self.round_us
+        self.stirred = False
         while self.alive:
-            turn = machine.take_turn(now)
+            turn = take_turn(now_us)
             if turn is not None:
                 self._do(turn)
             elif not self._write():
@@ -459,16 +559,17 @@ class Process:
 
     def _write(self) -> bool:
         """Everything that gathered goes into one append; a turn without records waits only for those before it: True
-        when it is durable already."""
+        when it is durable already, and something comes of that."""
         if self.writing is not None or not self.pending or self.hung:
             return False
-        number = self.pending[-1][0]
-        records = [record for _, rows, _ in self.pending for record in rows]
-        effects = [effect for _, _, rows in self.pending for effect in rows]
-        self.pending = []
+        pending, self.pending = self.pending, []
+        number, records, effects = pending[-1]
+        if len(pending) > 1:
+            records = [record for _, rows, _ in pending for record in rows]
+            effects = [effect for _, _, rows in pending for effect in rows]
         if not records:
             self._durable(number, effects)
-            return True
+            return self.machine.busy
         if not self.crash_here("before-write"):
             self._append(number, records, effects)
         return False
@@ -486,7 +587,7 @@ class Process:
             self.die()
             self.cluster.restart_later(self)
             return
-        self.world.after(self.cluster.sync_us(self, size), self._synced, self.life)
+        self.world.after(self.cluster.sync_us(self, size), self.complete, self.life, self._synced)
 
     def _covered(self) -> dict[int, int]:
         """Nothing is needed of groups that are not here."""
@@ -502,31 +603,25 @@ class Process:
                 rows += books.rewritten(group, self.log.book, mark)
         return rows
 
-    def _synced(self, life: int) -> None:
-        if life != self.life or self._defer(self._synced, life):
-            return
-        if self.hung:
-            self.backlog.append((self._synced, (life,)))
-            return
+    def _synced(self, now: int) -> None:
         if self.crash_here("after-write"):
             return
         assert self.writing is not None
         self.world.events += 1
         self.world.trace(DURABLE, self.node, self.worker)
+        self.stirred = True
         self.log.complete()
         number, effects = self.writing
         self.writing = None
-        self.machine.multi.disk_age(self.now(), 0)
-        if self.crash_here("after-sync"):
-            return
-        self._durable(number, effects)
-        if self.alive:
-            self.turn()
+        self.machine.multi.disk_age(now, 0)
+        if not self.crash_here("after-sync"):
+            self._durable(number, effects)
 
     def _durable(self, number: int, effects: list[Any]) -> None:
-        Log.done(effects)
+        if effects:
+            Log.done(effects)
         self.durable_turn = number
-        self.machine.persisted(self.now(), number)
+        self.machine.multi.persisted(self.round_us, number)
         held = self.held
         while held and held[0][0] <= number:
             _, messages = held.popleft()
@@ -539,11 +634,10 @@ class Process:
         if not self.hung:
             return
         self.hung = False
-        if self.alive and not self.paused:
-            backlog, self.backlog = self.backlog, []
-            for function, arguments in backlog:
-                function(*arguments)
-            self.turn()
+        if self.alive:
+            self.inbox += self.stuck
+            self.stuck = []
+            self.stir()
 
     # ---- the state machine ----
 
@@ -566,7 +660,7 @@ class Process:
                     self.cluster.answer(self, request, "done", answer)
                 else:
                     self._refuse(request, NOBODY)
-        self.machine.core(group).applied_to(last)
+        self.machine.multi.applied(group, last)  # type: ignore[arg-type]
         self._serve(group)
         if (
             store.applied - log.mark_index >= self.cluster.spec.cluster.checkpoint_entries
@@ -578,11 +672,13 @@ class Process:
         store = self.stores[group]
         self.checkpointing[group] = store.applied
         delay = self.world.between(1_000, 40_000)
-        self.world.after(delay, self._checkpointed, self.life, group, store.snapshot(), self.logs[group].replica)
+        self.world.after(delay, self._written, self.life, group, store.snapshot(), self.logs[group].replica)
 
-    def _checkpointed(self, life: int, group: int, snapshot: Snapshot, replica: int) -> None:
-        if life != self.life or self._defer(self._checkpointed, life, group, snapshot, replica):
-            return
+    def _written(self, life: int, group: int, snapshot: Snapshot, replica: int) -> None:
+        if life == self.life:
+            self.arrive(self._checkpointed, group, snapshot, replica)
+
+    def _checkpointed(self, now: int, group: int, snapshot: Snapshot, replica: int) -> None:
         log = self.logs.get(group)
         self.checkpointing.pop(group, None)
         if log is None or log.replica != replica or snapshot.applied <= log.mark_index:
@@ -595,9 +691,9 @@ class Process:
         term = log.term_at(snapshot.applied)
         assert term == snapshot.term
         records = log.compact(snapshot.applied, term, snapshot.config_index)
-        self.machine.core(group).compacted(snapshot.applied)
+        self.machine.multi.compacted({group: (snapshot.applied, term)})  # type: ignore[dict-item]
+        self.stirred = True
         self.pending.append((self.taken_turn, records, []))
-        self.turn()
 
     # ---- reads ----
 
@@ -646,7 +742,7 @@ class Process:
         self.tombstones[group] = max(replica, self.tombstones.get(group, -1))
         del self.present[group]
         self.pending.append((self.taken_turn, [books.tombstone(group, ReplicaId(replica))], []))
-        self.machine.remove_group(self.now(), group)
+        self.machine.remove_group(self.round_us, group)
         for table in (self.logs, self.stores, self.checkpointing):
             table.pop(group, None)  # type: ignore[attr-defined]
         for _, request in self.waiting.pop(group).values():
@@ -659,14 +755,29 @@ class Process:
     # ---- time ----
 
     def _schedule(self) -> None:
-        due = self.machine.next_deadline_us()
-        if due is None or due == self.due_us:
+        """The timer stays as it is while nothing is due before it fires."""
+        due_us = self.machine.multi.next_deadline_us()
+        if due_us == self.due_us:
             return
-        self.due_us = due
-        at = self.clock.when(due)
-        if self.tick_us == -1 or at < self.tick_us:
-            self.tick_us = max(at, self.world.now_us)
-            self.world.at(self.tick_us, self._tick, self.life, self.tick_us)
+        self.due_us = -1 if due_us is None else due_us
+        self._set_timer()
+
+    def _set_timer(self) -> None:
+        if self.due_us < 0:
+            return
+        at = max(self.clock.when(self.due_us), self.world.now_us)
+        if self.timer_us == -1 or at < self.timer_us:
+            self.timer_us = at
+            self.world.at(at, self._fire, self.life, at)
+
+    def _fire(self, life: int, at: int) -> None:
+        if life != self.life or at != self.timer_us:
+            return
+        self.timer_us = -1
+        if 0 <= self.due_us <= self.now():
+            self.arrive(self._tick)
+        else:
+            self._set_timer()
 
 
 def read_entries(recovered: Recovered) -> dict[int, list[tuple[int, Entry]]]:

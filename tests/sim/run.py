@@ -27,12 +27,14 @@ VIRTUAL_US_MAX = 3_600_000_000
 
 
 class Result(NamedTuple):
-    """failure: empty, or what was broken, with the place."""
+    """events: messages between processes, ticks and disk completions; client_messages: requests and answers that
+    arrived. failure: empty, or what was broken, with the place."""
 
     spec: str
     seed: int
     digest: str
     events: int
+    client_messages: int
     virtual_s: float
     wall_s: float
     operations: int
@@ -90,7 +92,7 @@ class Run:
             change = self.injector.change(group, core.configs[-1][1], leader.node)
             if change is not None:
                 core.propose_config(leader.now(), change)
-                leader.turn()
+                leader.stir()
 
     def unsettled(self) -> str:
         """Why the cluster has not come to rest; empty: it has."""
@@ -171,4 +173,5 @@ def run(spec: Spec, seed: int, steps: int = 0) -> Result:
     took = time.perf_counter() - began
     virtual = world.now_us / 1e6
     done = (operations, undecided, world.faults, hits, failure)
-    return Result(spec.name, seed, world.digest, world.events, virtual, took, *done)
+    asked = one.cluster.client_messages
+    return Result(spec.name, seed, world.digest, world.events, asked, virtual, took, *done)

@@ -1,8 +1,8 @@
 """The swarm: random seeds × specs on one core, until time is up or something is found; a finding is shrunk.
 
-A run takes a random half of its spec's faults and crash points and a random number of nodes, as rare combinations
-are found sooner where not everything happens at once. Invariant: what is printed of a finding (spec, seed, steps,
-faults left out, commit) is enough to have it again on that commit.
+A run takes each of its spec's faults and crash points with probability 0.6, and as many nodes as voters to seven, as
+rare combinations are found sooner where not everything happens at once. Invariant: what is printed of a finding (spec,
+seed, steps, faults left out, commit) is enough to have it again on that commit.
 """
 
 import ast

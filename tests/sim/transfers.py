@@ -185,32 +185,27 @@ class Worker:
         if self.queue and not self.running:
             self.running = True
             slow = type(self.queue[0]) in (Cut, Install)
-            self.world.after(self.world.between(50, 30_000 if slow else 900), self._next)
+            self.world.after(
+                self.world.between(50, 30_000 if slow else 900), self.process.complete, self.life, self._next
+            )
 
-    def _next(self) -> None:
-        process = self.process
-        if process.life != self.life or process._defer(self._next):
-            return
-        if process.hung:
-            process.backlog.append((self._next, ()))
-            return
-        self.running = False
+    def _next(self, now: int) -> None:
+        self.running, self.process.stirred = False, True
         if self.queue:
-            self._do(self.queue.popleft())
-        if process.alive and process.life == self.life:
+            self._do(now, self.queue.popleft())
+        if self.process.life == self.life:
             self._go_on()
-            process.turn()
 
-    def _do(self, row: Work) -> None:
-        multi, now = self.process.machine.multi, self.process.now()
+    def _do(self, now: int, row: Work) -> None:
+        multi = self.process.machine.multi
         if type(row) is Cut:
             multi.snapshot_cut(now, row.group, self._cut(row.group))
         elif type(row) is Read:
             multi.snapshot_read(now, row.transfer, row.number, self._read(row))
         elif type(row) is Begin or type(row) is Write:
-            self._write(row)
+            self._write(now, row)
         elif type(row) is Install:
-            self._install(row)
+            self._install(now, row)
         elif type(row) is Discard:
             self.disk.discard(row.manifest)
         else:
@@ -233,9 +228,9 @@ class Worker:
         except OSError:
             return None
 
-    def _write(self, row: Begin | Write) -> None:
+    def _write(self, now: int, row: Begin | Write) -> None:
         process, manifest = self.process, row.manifest
-        multi, now = process.machine.multi, process.now()
+        multi = process.machine.multi
         if process.log.full or self._fails("full"):
             self.world.fault("snapshot.no-space")
             multi.snapshot_not_written(now, manifest, Reason.NO_SPACE)
@@ -257,7 +252,7 @@ class Worker:
             crc, data = self.process.disk.partials[manifest.group].chunks[number]
             self.process.disk.partials[manifest.group].chunks[number] = (crc, _flipped(data))
 
-    def _install(self, row: Install) -> None:
+    def _install(self, now: int, row: Install) -> None:
         process, manifest = self.process, row.manifest
         group, multi = manifest.group, process.machine.multi
         if process.crash_here("before-install"):
@@ -267,7 +262,7 @@ class Worker:
                 pass
         except SnapshotDamaged:
             self.world.fault("snapshot.damage-found")
-            multi.snapshot_not_installed(process.now(), manifest, Reason.CORRUPT)
+            multi.snapshot_not_installed(now, manifest, Reason.CORRUPT)
             return
         if process.crash_here("after-install"):
             return
@@ -280,7 +275,7 @@ class Worker:
         for index in [i for i in process.waiting[group] if i <= snapshot.applied]:
             del process.waiting[group][index]  # their fate is not known here: the client asks again
         self.world.fault("snapshot.installed")
-        multi.snapshot_installed(process.now(), manifest)
+        multi.snapshot_installed(now, manifest)
 
     def _fails(self, kind: str) -> bool:
         cluster = self.process.cluster

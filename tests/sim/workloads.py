@@ -18,7 +18,7 @@ from tests.sim.world import Violation
 
 PATIENCE_US = 700_000
 ATTEMPTS_MAX = 40
-BACK_OFF_MAX = 8  # where nobody leads, clients ask more and more seldom
+BACK_OFF_MAX = 8  # where nobody serves, clients ask more and more seldom
 OPERATIONS_PER_KEY = 120
 
 
@@ -107,16 +107,18 @@ class Client:
         self.payload = b""
         self.sequence = self.serial = self.attempts = 0
         self.hint = 0
+        self.leaves_us = self.timeout_us = 0  # of the newest attempt
+        self.timing = False  # one timer for all of them
 
-    def ask(self) -> None:
-        """Begin the next operation."""
+    def ask(self, wait_us: int = 0) -> None:
+        """Begin the next operation, then."""
         workload = self.workload
         if workload.stopped:
             return
         self.serial += 1
         self.key, self.group = workload.pick_key()
         request = workload.pick_request(self.serial * 10_000 + self.number)
-        self.operation = Operation(self.number, self.world.now_us, None, request)
+        self.operation = Operation(self.number, self.world.now_us + wait_us, None, request)
         self.payload = b""
         if request[0] != "read":
             self.sequence += 1
@@ -124,9 +126,9 @@ class Client:
             padding = bytes(self.world.between(0, workload.shape.padding))
             self.payload = encode_command(Command(self.number, token, self.key, request, padding))
         self.attempts = 0
-        self._send()
+        self._send(wait_us)
 
-    def _send(self) -> None:
+    def _send(self, wait_us: int = 0) -> None:
         self.attempts += 1
         group = self.group
         cluster, world = self.cluster, self.world
@@ -134,10 +136,15 @@ class Client:
         process = cluster.process(node, cluster.worker_of(group))
         if not world.chance(cluster.network.weather.loss):
             request = Request(self, self.serial, group, self.key, self.payload)
-            world.after(world.between(100, 500), process.request, request)
-        world.after(PATIENCE_US, self._timed_out, self.serial, self.attempts)
+            world.after(wait_us + world.between(100, 500), process.request, request)
+        self.leaves_us = world.now_us + wait_us
+        self.timeout_us = self.leaves_us + PATIENCE_US
+        if not self.timing:
+            self.timing = True
+            world.at(self.timeout_us, self._timed_out)
 
     def answered(self, serial: int, outcome: str, value: Any) -> None:
+        self.cluster.client_messages += 1
         operation = self.operation
         if operation is None or serial != self.serial:
             return
@@ -145,17 +152,18 @@ class Client:
             self._finish(operation._replace(return_us=self.world.now_us, answer=value))
         elif outcome == "unknown":
             self._unknown(operation)
-        else:
+        elif self.leaves_us <= self.world.now_us:  # else the next attempt is under way
             self.hint = value
-            longest_us = 40_000 if value else 40_000 * min(self.attempts, BACK_OFF_MAX)
-            self.world.after(self.world.between(1_000, longest_us), self._again, self.serial, self.attempts)
+            longest_us = 40_000 * min(self.attempts, BACK_OFF_MAX)
+            self._send(self.world.between(1_000, longest_us))
 
-    def _again(self, serial: int, attempt: int) -> None:
-        if serial == self.serial and attempt == self.attempts and self.operation is not None:
-            self._send()
-
-    def _timed_out(self, serial: int, attempt: int) -> None:
-        if serial != self.serial or attempt != self.attempts or self.operation is None:
+    def _timed_out(self) -> None:
+        self.timing = False
+        if self.operation is None:
+            return
+        if self.timeout_us > self.world.now_us:
+            self.timing = True
+            self.world.at(self.timeout_us, self._timed_out)
             return
         self.hint = 0
         self._unknown(self.operation)
@@ -172,7 +180,7 @@ class Client:
         if operation.return_us is not None or self.payload:
             self.workload.record(self.key, operation)
         self.operation = None
-        self.world.after(self.world.between(0, self.workload.shape.think_us), self.ask)
+        self.ask(self.world.between(0, self.workload.shape.think_us))
 
     def give_up(self) -> None:
         """The run ends: what is open stays unknown."""

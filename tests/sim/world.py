@@ -25,6 +25,7 @@ class World:
     def __init__(self, seed: int) -> None:
         self.seed = seed
         self.rng = random.Random(seed)
+        self._random = self.rng.random
         self.now_us = 0
         self.events = 0  # messages, ticks and disk completions so far: what a run is measured in
         self.faults: Counter[str] = Counter()
@@ -34,12 +35,12 @@ class World:
 
     def at(self, when_us: int, function: Callable[..., None], *arguments: Any) -> None:
         """Call function(*arguments) at that time; what is due at one time happens in the order it was asked for."""
-        self._number += 1
-        heappush(self._queue, (when_us if when_us > self.now_us else self.now_us, self._number, function, arguments))
+        self._number = number = self._number + 1
+        heappush(self._queue, (when_us if when_us > self.now_us else self.now_us, number, function, arguments))
 
     def after(self, delay_us: int, function: Callable[..., None], *arguments: Any) -> None:
-        self._number += 1
-        heappush(self._queue, (self.now_us + delay_us, self._number, function, arguments))
+        self._number = number = self._number + 1
+        heappush(self._queue, (self.now_us + delay_us, number, function, arguments))
 
     def run(self, events: int, until_us: int) -> None:
         """Let one thing happen after the other until so many events were counted, this time has come, or nothing is
@@ -68,11 +69,11 @@ class World:
     # ---- chance ----
 
     def chance(self, probability: float) -> bool:
-        return probability > 0 and self.rng.random() < probability
+        return probability > 0 and self._random() < probability
 
     def between(self, low: int, high: int) -> int:
         """A whole number, both ends included."""
-        return low + int(self.rng.random() * (high - low + 1))
+        return low + int(self._random() * (high - low + 1))
 
     def fault(self, name: str) -> None:
         """Count one injected fault."""
