@@ -35,6 +35,7 @@ QUARANTINE = f"{RAFT}.quarantine"
 ELECTION, FOLLOWING, REPLICATION = f"{RAFT}.election", f"{RAFT}.following", f"{RAFT}.replication"
 COMMIT, READS, SNAPSHOT, STATE = f"{RAFT}.commit", f"{RAFT}.reads", f"{RAFT}.snapshot", f"{RAFT}.state"
 ROLES, QUORUM, CORE = f"{RAFT}.roles", f"{RAFT}.quorum", f"{RAFT}.core"
+MULTI = "nodedb_node.multiraft.core"
 
 MUTATIONS: dict[str, Mutation] = {
     "stale-vote": Mutation(
@@ -60,7 +61,7 @@ MUTATIONS: dict[str, Mutation] = {
     ),
     "ack-whole-log": Mutation(
         "an append is acknowledged up to the follower's last entry, not to its own",
-        ("network", "mixed"),
+        ("snapshots", "mixed"),
         (
             (
                 FOLLOWING,
@@ -179,6 +180,11 @@ MUTATIONS: dict[str, Mutation] = {
                 "index = reached(_matches(state.voter_peers, state.voter_self, state.log.last_index))",
             ),
         ),
+    ),
+    "ack-after-vote": Mutation(
+        "a heartbeat that is read between a vote and its turn is acknowledged as if the vote had not been given",
+        ("comeback", "leases"),
+        ((MULTI, "if raft.term != self._terms[group] or raft.quarantine:", "if raft.quarantine:"),),
     ),
     "ack-before-disk": Mutation(
         "a follower acknowledges before its entries are durable",
