@@ -578,7 +578,7 @@ class MultiRaft:
             raft = self._rafts[group]
             if raft.term != self._terms[group] or raft.quarantine:
                 self._lanes_changed(group)
-        lane = self._in.setdefault(peer, Inbound(peer, self.config.group.election_min_us))
+        lane = self._in.setdefault(peer, Inbound(peer, self.config.group.fence_us))
         own = (self.node, self.config.generation, self.bound)
         ack, left, fresh = lane.take(now_us, beat, own, self._judge)
         self.bound_heard = max(self.bound_heard, beat.bound)

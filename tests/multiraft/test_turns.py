@@ -1,5 +1,7 @@
 """What one turn holds: several frames, groups of several crowds, a group that has stopped."""
 
+import msgspec
+
 from nodedb_node.ids import GroupId, NodeNumber
 from nodedb_node.multiraft.messages import Doubt, LaneAck, LaneHeartbeat
 from nodedb_node.raft.messages import FOUNDER, RequestVote, Role
@@ -111,3 +113,15 @@ def test_a_new_leader_wants_no_snapshot_for_a_member_it_has_not_heard_of() -> No
     cluster.until(lambda: cluster.leader(0) not in (None, leader.node), us=6_000_000)
     cluster.run(3_000_000)
     assert not any(turn.bulk or turn.work for process in (second, third) for turn in process.turns)
+
+
+def test_a_promise_is_as_long_as_was_asked_for_and_no_longer_than_the_own_fence() -> None:
+    """Members whose times differ while they are changed."""
+    cluster, leader, member, _ = led()
+    fence_us = member.multi.config.group.fence_us
+    for asked_us, promised_us in ((fence_us // 2, fence_us // 2), (3 * fence_us, fence_us)):
+        beat = msgspec.structs.replace(heartbeat(cluster, leader, member), promise_us=asked_us)
+        member.multi.step(cluster.now_us, leader.node, [beat])
+        (ack,) = answers(cluster, member, leader)
+        assert ack.promise_us == promised_us
+        assert member.multi.raft(GROUP).contacts.promised_us() >= cluster.now_us + promised_us
