@@ -10,10 +10,9 @@ from nodedb_node.raft.messages import (
     QuarantineMark,
     RequestVote,
     Role,
-    SnapshotOffered,
 )
 from tests.raft.group import MS, Group
-from tests.raft.test_thesis import answer, appended, vote_request
+from tests.raft.test_thesis import answer, appended, offered_a_snapshot, vote_request
 
 
 def test_a_replica_that_lost_what_it_acknowledged_gives_no_vote() -> None:
@@ -350,19 +349,7 @@ def test_voters_that_are_no_majority_without_a_quarantined_one_are_not_made() ->
 
 def test_the_answer_to_an_offer_may_be_the_first_to_tell_of_a_quarantine() -> None:
     """Found by the simulator (mixed, 32): what was asked before is void, and so is where the next append began."""
-    group = Group(3)
-    group.elect(1)
-    group.cut |= {(1, 3)}
-    for item in "abc":
-        group.propose(1, item)
-    group.settle()
-    group.replicas[1].disk.compact(4, group[1].configuration_at(4))
-    group[1].compacted(4)
-    group.cut.clear()
-    group.run(500 * MS)
-    assert group[1].offer_snapshot(group.now_us, NodeNumber(3), 4, 1) is None
-    group.settle()
-    offer = next(event.offer for event in group.replicas[3].events if isinstance(event, SnapshotOffered))
+    group, offer = offered_a_snapshot()
     group[3].quarantine_now(group.now_us, "a scrub found damage")
     group[3].snapshot_installed(group.now_us, offer)
     group.run(500 * MS)

@@ -17,12 +17,11 @@ from nodedb_node.raft.messages import (
     NotLeader,
     NotReady,
     Role,
-    SnapshotOffered,
     SnapshotResponse,
     VoteResponse,
 )
 from tests.raft.group import MS, Group, header
-from tests.raft.test_thesis import answer, appended, fresh, offer_of, vote_request
+from tests.raft.test_thesis import answer, appended, fresh, offer_of, offered_a_snapshot, vote_request
 
 # ---- stale answers ----
 
@@ -246,20 +245,8 @@ def test_applied_does_not_go_back() -> None:
 
 def test_an_offer_alone_moves_nothing() -> None:
     """Its bytes travel elsewhere: until the owner has them, applied stays."""
-    group = Group(3)
-    group.elect(1)
-    group.cut |= {(1, 3)}
-    for item in "abc":
-        group.propose(1, item)
-    group.settle()
-    group.replicas[1].disk.compact(4, group[1].configuration_at(4))
-    group[1].compacted(4)
-    group.cut.clear()
-    group.run(500 * MS)
-    assert group[1].offer_snapshot(group.now_us, NodeNumber(3), 4, 1) is None
-    group.settle()
+    group, offer = offered_a_snapshot()
     assert (group[3].applied, group[3].commit, group[3].log.mark_index) == (1, 1, 0)
-    offer = next(event.offer for event in group.replicas[3].events if isinstance(event, SnapshotOffered))
     sent = group[1].peers[NodeNumber(3)].request
     group.run(1000 * MS)
     assert group[1].peers[NodeNumber(3)].request == sent, "no append meanwhile"

@@ -12,10 +12,12 @@ from nodedb_node.raft.messages import (
     ConfigChange,
     Entry,
     HardState,
+    InstallSnapshot,
     NotCaughtUp,
     NotLeader,
     RequestVote,
     Role,
+    SnapshotOffered,
     VoteResponse,
 )
 from tests.raft.group import FOUNDER, MS, Group, header
@@ -362,10 +364,26 @@ def test_5_a_snapshot_discards_a_log_of_another_history() -> None:
     assert (group[3].log.mark_index, group[3].log.last_index, group[3].commit) == (3, 3, 3)
 
 
+def offered_a_snapshot() -> tuple[Group, InstallSnapshot]:
+    """{1, 2, 3} led by 1, whose log begins behind entry 4, of which 3 has nothing; and the offer that 3 got."""
+    group = Group(3)
+    group.elect(1)
+    group.cut |= {(1, 3)}
+    for item in "abc":
+        group.propose(1, item)
+    group.settle()
+    group.replicas[1].disk.compact(4, group[1].configuration_at(4))
+    group[1].compacted(4)
+    group.cut.clear()
+    group.run(500 * MS)
+    assert group[1].offer_snapshot(group.now_us, NodeNumber(3), 4, 1) is None
+    group.settle()
+    offer = next(event.offer for event in group.replicas[3].events if isinstance(event, SnapshotOffered))
+    return group, offer
+
+
 def offer_of(group: Group, leader: int, member: int, index: int) -> None:
     """A snapshot up to index, offered and installed by hand."""
-    from nodedb_node.raft.messages import InstallSnapshot
-
     raft = group[leader]
     entry, configuration = raft.configuration_at(index)
     row = (*header(leader, member, raft.term), 1)
